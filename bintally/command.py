@@ -1,0 +1,49 @@
+"""How every command ends: 0 done, 1 damage found or work failed, 2 bad usage; never a traceback
+for a user's mistake.
+
+A stage raises `UsageError` for what the user can mend by calling again differently, and
+`WorkError` for what went wrong with the data or on the way. Anything else is our own bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+__all__ = ["UsageError", "WorkError", "run_command"]
+
+
+class CommandError(Exception):
+    """An end of a command that one line explains: what, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """The command cannot be carried out as it was given."""
+
+    exit_code = 2
+
+
+class WorkError(CommandError):
+    """The work found damage, or could not be finished."""
+
+    exit_code = 1
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Runs `command` and returns the process's exit code, with one line on stderr for an error."""
+    try:
+        return command() or 0
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`… | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,138 @@
+"""The commands of stage 1: `python -m sharding synthesize|build|verify`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from bintally.command import UsageError, run_command
+from sharding.plan import Options
+
+if TYPE_CHECKING:
+    from sharding.build import Result
+
+Places = Annotated[str, tyro.conf.arg(metavar="PLACE")]
+
+
+@dataclass
+class Synthesize:
+    """Draw a bucket in the layout of the Amazon Bin Image Dataset, faults included."""
+
+    output: Places
+    """A folder, or s3://bucket/prefix."""
+    images: int = 1200
+    """Good photos of the padded series; some of the unpadded one and some bad ones come on top."""
+    seed: int = 0
+
+    def run(self) -> int:
+        from bintally.places import open_place
+        from sharding.synthesize import synthesize
+
+        if self.images < 1:
+            raise UsageError(f"--images {self.images}: must be at least 1")
+        summary = synthesize(open_place(self.output), images=self.images, seed=self.seed)
+        print(f"{self.output}: {summary}")
+        return 0
+
+
+@dataclass
+class Build:
+    """Turn a bucket of photos and metadata into WebDataset shards with DALI indexes.
+
+    Interrupted, the same command continues. The same source, options and seed give the same bytes.
+    """
+
+    source: Places
+    """The bucket: a folder or s3://bucket/prefix with bin-images/<id>.jpg and metadata/<id>.json."""
+    output: Places
+    """Where the dataset goes: an empty folder or s3://bucket/prefix."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes, each making a shard at a time."""
+    connections: int = 64
+    """Requests in flight, all workers together."""
+    anonymous: bool = False
+    """Send unsigned requests to the source, as a public bucket wants them."""
+
+    def run(self) -> int:
+        from bintally.places import open_place
+        from sharding.build import build
+
+        if min(self.workers, self.connections) < 1:
+            raise UsageError("--workers and --connections must be at least 1")
+        result = build(
+            open_place(self.source, anonymous=self.anonymous),
+            open_place(self.output),
+            self.options,
+            workers=self.workers,
+            connections=self.connections,
+        )
+        _print_summary(self.output, result)
+        return 0
+
+
+def _print_summary(output: str, result: Result) -> None:
+    statuses = result.catalog.statuses()
+    how = f"{result.resumed_shards} shards were there already" if result.resumed_shards else ""
+    if result.was_complete:
+        how = "was complete already; nothing written"
+    print(f"{output}: {how}" if how else output)
+    for name, split in result.dataset.splits.items():
+        counts = " ".join(f"{c}:{n:,}" for c, n in split.class_counts.items() if n)
+        print(
+            f"  {name:<10} {split.samples:>9,} samples in {len(split.shards):,} shards ({counts})"
+        )
+    for status, number in sorted(statuses.items()):
+        print(f"  {status:<15} {number:>9,}")
+    reasons = [row for row in result.catalog.rows if row.status == "quarantined"]
+    for row in reasons[:10]:
+        print(f"    {row.id}: {row.reason}")
+    if len(reasons) > 10:
+        print(f"    and {len(reasons) - 10:,} more, in catalog.parquet")
+    leaks, evaluated = result.plan.leaks
+    at_random, _ = result.plan.leaks_at_random
+    print(
+        f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,} "
+        f"(a random split: {at_random:,})"
+    )
+
+
+@dataclass
+class Verify:
+    """Read every byte of a dataset and name whatever is not as it was written (exit 1)."""
+
+    place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
+    """The dataset: a folder or s3://bucket/prefix."""
+    decode: bool = False
+    """Decode every photo as well."""
+
+    def run(self) -> int:
+        from bintally.places import open_place
+        from sharding.verify import verify
+
+        dataset, damage = verify(open_place(self.place), decode=self.decode)
+        for line in damage:
+            print(line, file=sys.stderr)
+        samples = sum(split.samples for split in dataset.splits.values())
+        shards = sum(len(split.shards) for split in dataset.splits.values())
+        found = f"{len(damage):,} faults" if damage else "whole"
+        print(f"{self.place}: {samples:,} samples in {shards:,} shards: {found}")
+        return 1 if damage else 0
+
+
+def main() -> int:
+    command = tyro.cli(
+        Synthesize | Build | Verify,  # type: ignore[arg-type]
+        prog="python -m sharding",
+        description="Stage 1: a bucket of bin photos becomes shards.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    return run_command(command.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""The catalog: one row per object of the source, with what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from bintally.command import UsageError
+from bintally.places import Place
+from bintally.progress import Progress
+from sharding.metadata import BadMetadata, parse_metadata
+from sharding.tar import LONGEST_ID
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["IMAGES", "METADATA", "Catalog", "Row", "read_catalog_file", "read_source"]
+
+IMAGES = "bin-images"
+METADATA = "metadata"
+
+
+@dataclass(slots=True)
+class Row:
+    """An object of the source: a photo and its metadata, or what there is of the two."""
+
+    id: str
+    count: int | None = None
+    """Items in the bin."""
+    group: str | None = None
+    """Neighbour group; photos of one group may show one bin."""
+    split: str | None = None
+    shard: str | None = None
+    """Path of the tar that holds it, below the dataset's place."""
+    position: int | None = None
+    """Which sample of that tar it is, from 0."""
+    bytes: int | None = None
+    """Size of the source's photo."""
+    width: int | None = None
+    """Pixels of the source's photo; known once it was decoded."""
+    height: int | None = None
+    skus: tuple[str, ...] | None = None
+    """The products in the bin."""
+    status: str = "sharded"
+    """`sharded`, `excluded`, `quarantined`, `orphan-image` or `orphan-metadata`."""
+    reason: str | None = None
+    """Why it is not in a shard."""
+
+    def put_aside(self, status: str, reason: str) -> None:
+        """Marks the row as one that is in no shard."""
+        self.status, self.reason = status, reason
+        self.split = self.shard = self.position = None
+
+
+@dataclass
+class Catalog:
+    """The rows, by id ascending, and what was read with them."""
+
+    rows: list[Row]
+    source: dict[str, Any]
+    """The source's identity: numbers of objects, and a digest of their names, sizes and metadata.
+    It has no address in it, so that a bucket and its copy in a folder give equal datasets."""
+    metadata: dict[str, bytes]
+    """The JSON of every good row by id, zlib-compressed: it is fetched once."""
+
+    def statuses(self) -> Counter[str]:
+        """How many rows have each status."""
+        return Counter(row.status for row in self.rows)
+
+    def to_parquet(self) -> bytes:
+        """The bytes of `catalog.parquet`: equal rows, equal bytes."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {f.name: [getattr(row, f.name) for row in self.rows] for f in fields(Row)}
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd")
+        return sink.getvalue()
+
+
+def read_catalog_file(data: bytes) -> list[Row]:
+    """The rows of a `catalog.parquet`."""
+    import pyarrow.parquet as pq
+
+    rows = [Row(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    for row in rows:
+        row.skus = None if row.skus is None else tuple(row.skus)
+    return rows
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("count", pa.int32()),
+            ("group", pa.string()),
+            ("split", names),
+            ("shard", names),
+            ("position", pa.int32()),
+            ("bytes", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("skus", pa.list_(pa.string())),
+            ("status", names),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+def read_source(source: Place, connections: int) -> Catalog:
+    """Lists a bucket in ABID's layout and reads all of its metadata.
+
+    Raises `UsageError` where the source is not there or holds no photos.
+    """
+    source.check()
+    photos, foreign = _list_ids(source, IMAGES, ".jpg")
+    metadata, more = _list_ids(source, METADATA, ".json")
+    foreign.update(more)
+    if not photos and not metadata:
+        raise UsageError(
+            f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
+        )
+    rows = {id_: Row(id_, bytes=photos.get(id_)) for id_ in photos.keys() | metadata.keys()}
+    for id_, row in rows.items():
+        if id_ not in metadata:
+            row.put_aside("orphan-image", f"no {METADATA}/{id_}.json")
+        elif id_ not in photos:
+            row.put_aside("orphan-metadata", f"no {IMAGES}/{id_}.jpg")
+        elif (complaint := _unusable(id_)) is not None:
+            row.put_aside("quarantined", complaint)
+    for path, size in foreign.items():
+        rows[path] = Row(path, bytes=size)
+        rows[path].put_aside("quarantined", f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json")
+
+    catalog = Catalog([row for _, row in sorted(rows.items())], {}, {})
+    digest = hashlib.sha256()
+    for row, data in _read_metadata(source, catalog.rows, connections):
+        if data is None:
+            row.put_aside("orphan-image", f"{METADATA}/{row.id}.json vanished while reading")
+            continue
+        digest.update(hashlib.sha256(data).digest())
+        try:
+            known = parse_metadata(data)
+        except BadMetadata as error:
+            row.put_aside("quarantined", str(error))
+        else:
+            row.count, row.skus = known.count, known.skus
+            catalog.metadata[row.id] = zlib.compress(data, 1)
+    for row in catalog.rows:
+        digest.update(f"{row.id} {row.bytes} {row.status}\n".encode())
+    catalog.source = {
+        "images": len(photos),
+        "metadata": len(metadata),
+        "sha256": digest.hexdigest(),
+    }
+    return catalog
+
+
+def _read_metadata(
+    source: Place, rows: Sequence[Row], connections: int
+) -> Iterator[tuple[Row, bytes | None]]:
+    """The metadata file of every row that may be sharded, in the rows' order."""
+
+    def get(row: Row) -> bytes | None:
+        try:
+            return source.get(f"{METADATA}/{row.id}.json")
+        except FileNotFoundError:
+            return None
+
+    paired = iter([row for row in rows if row.status == "sharded"])
+    total = sum(row.status == "sharded" for row in rows)
+    with ThreadPoolExecutor(connections) as pool, Progress("metadata", total, "files") as progress:
+        # Requests are kept just ahead of their use: a queue of all of them would fill the memory.
+        ahead = deque((row, pool.submit(get, row)) for row in islice(paired, 4 * connections))
+        while ahead:
+            row, answer = ahead.popleft()
+            yield row, answer.result()
+            progress.update()
+            ahead.extend((row, pool.submit(get, row)) for row in islice(paired, 1))
+
+
+def _list_ids(source: Place, folder: str, suffix: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes by id of the objects named `folder/<id>suffix`, and by path of those that are not."""
+    ids, foreign = {}, {}
+    for entry in source.entries(folder):
+        name = entry.path.removeprefix(f"{folder}/")
+        if name.endswith(suffix) and "/" not in name and name != suffix:
+            ids[name.removesuffix(suffix)] = entry.size_bytes
+        else:
+            foreign[entry.path] = entry.size_bytes
+    return ids, foreign
+
+
+def _unusable(id_: str) -> str | None:
+    """Why an id cannot be the name of a sample, or None."""
+    if "." in id_:
+        return "id has a dot, and WebDataset takes what follows the first dot for the extension"
+    if not id_.isascii() or not id_.isprintable() or " " in id_:
+        return "id has characters that a DALI index cannot hold"
+    if len(id_) > LONGEST_ID:
+        return f"id is longer than {LONGEST_ID} characters"
+    return None

@@ -1,0 +1,112 @@
+"""One shard's job: fetch its photos, check them, write tar and index. The unit of all parallelism.
+
+A job knows all that it needs and shares nothing, so it runs in any process on any machine, and
+again after a crash, with the same bytes for result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from bintally.places import Place
+from sharding.catalog import IMAGES
+from sharding.dataset import Shard, format_index
+from sharding.metadata import parse_metadata
+from sharding.photo import BadPhoto, PhotoSize, check_photo
+from sharding.plan import PlannedShard
+from sharding.tar import TarBuilder
+
+__all__ = ["RECORDS", "ShardJob", "ShardRecord", "record_path", "run_job"]
+
+RECORDS = ".build"
+"""Where an unfinished build keeps what it needs to go on; gone when the dataset is complete."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to write, whole and by itself."""
+
+    shard: PlannedShard
+    metadata: Mapping[str, bytes]
+    """The zlib-compressed JSON of its ids."""
+    source: Place
+    destination: Place
+    connections: int
+    """Requests in flight."""
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a job wrote: the proof that a shard is done, and what it adds to the catalog."""
+
+    shard: Shard
+    written: Sequence[tuple[str, int, int]]
+    """(id, width, height) of each sample in the tar's order."""
+    quarantined: Mapping[str, str]
+    """Reasons by id."""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardRecord:
+        value = json.loads(data)
+        written = [(id_, width, height) for id_, width, height in value["written"]]
+        return cls(Shard(**value["shard"]), written, value["quarantined"])
+
+
+def record_path(shard: PlannedShard) -> str:
+    """Where a shard's record lies, below the dataset's place."""
+    return f"{RECORDS}/{shard.path.rpartition('/')[2].removesuffix('.tar')}.json"
+
+
+def run_job(job: ShardJob) -> ShardRecord:
+    """Writes the tar, then its index, then the record that says both are there."""
+
+    def fetch(id_: str) -> tuple[bytes, PhotoSize] | str:
+        try:
+            photo = job.source.get(f"{IMAGES}/{id_}.jpg")
+            return photo, check_photo(photo)
+        except FileNotFoundError:
+            return f"{IMAGES}/{id_}.jpg vanished before it was fetched"
+        except BadPhoto as error:
+            return str(error)
+
+    tar = TarBuilder()
+    written, quarantined, counts = [], {}, Counter[int]()
+    with ThreadPoolExecutor(job.connections) as pool:
+        for id_, answer in zip(job.shard.ids, pool.map(fetch, job.shard.ids), strict=True):
+            if isinstance(answer, str):
+                quarantined[id_] = answer
+                continue
+            photo, size = answer
+            metadata = zlib.decompress(job.metadata[id_])
+            count = parse_metadata(metadata).count
+            tar.add(id_, [("jpg", photo), ("cls", b"%d" % count), ("json", metadata)])
+            written.append((id_, size.width, size.height))
+            counts[count] += 1
+
+    data = tar.finish()
+    record = ShardRecord(
+        Shard(
+            job.shard.path,
+            job.shard.index,
+            len(written),
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            {str(count): counts[count] for count in sorted(counts)},
+        ),
+        written,
+        quarantined,
+    )
+    if written:  # An empty tar is no use to any reader.
+        job.destination.put(job.shard.path, data)
+        job.destination.put(job.shard.index, format_index(tar.samples))
+    job.destination.put(record_path(job.shard), record.to_json())
+    return record

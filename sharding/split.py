@@ -1,0 +1,61 @@
+"""Which split a sample goes to: whole groups, each class in the asked proportions.
+
+Pure functions of their arguments. What is drawn at random is drawn by a keyed hash of names, so
+that it depends neither on the order of the input nor on a library's generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from sharding.dataset import SPLITS
+
+__all__ = ["assign_splits", "shuffled"]
+
+
+def _draw(seed: int, purpose: str, name: str) -> bytes:
+    """A uniformly distributed key for `name`; equal on every machine, for ever."""
+    return hashlib.blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=16).digest()
+
+
+def shuffled(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """`ids` in an order that is random, and a function of the set of ids, seed and purpose."""
+    return sorted(ids, key=lambda id_: _draw(seed, purpose, id_))
+
+
+def assign_splits(
+    counts: Mapping[str, int],
+    groups: Mapping[str, str],
+    ratios: Sequence[float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of every sample.
+
+    `counts` gives each sample's count, `groups` its group (for at least these ids), `ratios` the
+    shares of train, validation and test, adding up to one. Groups are dealt in random order,
+    larger ones first, each to the split whose share of the group's classes is filled the least;
+    the single samples that come last even out what the groups left (iterative stratification,
+    Sechidis et al. 2011, with groups for labels).
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for id_, count in counts.items():
+        members[groups[id_]].append(count)
+    total = Counter(counts.values())
+    wanted = [{c: ratio * n for c, n in total.items()} for ratio in ratios]
+    filled = [dict.fromkeys(total, 0) for _ in ratios]
+    choices = [s for s, ratio in enumerate(ratios) if ratio > 0]
+
+    def room(split: int, group: Sequence[int]) -> tuple[float, float]:
+        want, have = wanted[split], filled[split]
+        return sum(1 - have[c] / want[c] for c in group), ratios[split]
+
+    chosen = {}
+    order = shuffled(members, seed, "split")
+    for group in sorted(order, key=lambda g: -len(members[g])):
+        split = max(choices, key=lambda s: room(s, members[group]))
+        for count in members[group]:
+            filled[split][count] += 1
+        chosen[group] = SPLITS[split]
+    return {id_: chosen[groups[id_]] for id_ in counts}

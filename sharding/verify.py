@@ -1,0 +1,145 @@
+"""Is a dataset what its build wrote? Every byte is read; nothing that is wrong goes unnamed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from bintally.places import Place
+from bintally.progress import Progress
+from sharding.catalog import Row, read_catalog_file
+from sharding.dataset import (
+    CATALOG,
+    DATASET,
+    Component,
+    Dataset,
+    IndexedSample,
+    Shard,
+    format_index,
+    parse_index,
+    read_dataset,
+)
+from sharding.photo import BadPhoto, check_photo
+
+__all__ = ["verify"]
+
+
+def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
+    """Compares a dataset with its own sums; `decode` also decodes every photo.
+
+    Returns the dataset, and a line for each damage found: none if it is whole. Raises as
+    `read_dataset` does where there is no complete dataset.
+    """
+    dataset = read_dataset(place)
+    damage = []
+    shards = [(name, shard) for name, split in dataset.splits.items() for shard in split.shards]
+    known = {DATASET, CATALOG, *(path for _, s in shards for path in (s.path, s.index))}
+    damage += [
+        f"{entry.path}: is no part of the dataset"
+        for entry in place.entries()
+        if entry.path not in known
+    ]
+    rows: list[Row] | None = None
+    try:
+        rows = read_catalog_file(place.get(CATALOG))
+    except FileNotFoundError:
+        damage.append(f"{CATALOG}: missing")
+    except (OSError, ValueError, TypeError) as error:
+        damage.append(f"{CATALOG}: not readable: {str(error).splitlines()[0]}")
+
+    listed: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows or []:
+        if row.shard is not None:
+            listed[row.shard][row.id] = row
+    seen: Counter[str] = Counter()
+    with Progress("verify", sum(s.samples for _, s in shards), "samples") as progress:
+        for name, shard in shards:
+            samples, found = _verify_shard(place, shard, decode)
+            damage += found
+            seen.update(sample.id for sample in samples)
+            if rows is not None:
+                damage += _compare_rows(name, shard, samples, listed.pop(shard.path, {}))
+            progress.update(shard.samples)
+    damage += [f"{CATALOG}: names a shard {path} that {DATASET} does not" for path in listed]
+    damage += [f"sample {id_}: is in the dataset {n} times" for id_, n in seen.items() if n > 1]
+    return dataset, damage
+
+
+def _verify_shard(
+    place: Place, shard: Shard, decode: bool
+) -> tuple[Sequence[IndexedSample], list[str]]:
+    """The samples that a shard's tar holds, and what is wrong with it and its index."""
+    damage = []
+    try:
+        data = place.get(shard.path)
+    except FileNotFoundError:
+        return [], [f"{shard.path}: missing"]
+    if len(data) != shard.bytes:
+        damage.append(f"{shard.path}: has {len(data):,} bytes, not {shard.bytes:,}")
+    elif hashlib.sha256(data).hexdigest() != shard.sha256:
+        damage.append(f"{shard.path}: its sha256 is not the one in {DATASET}")
+
+    samples: list[IndexedSample] = []
+    try:
+        samples = list(_walk(data))
+    except (tarfile.TarError, ValueError) as error:
+        damage.append(f"{shard.path}: cannot be read as a tar of samples: {error}")
+    if len(samples) != shard.samples:
+        damage.append(f"{shard.path}: holds {len(samples)} samples, not {shard.samples}")
+    counts = Counter(_bytes(data, s, "cls") for s in samples)
+    if samples and {c.encode(): n for c, n in shard.class_counts.items() if n} != counts:
+        damage.append(f"{shard.path}: its counts by class are not those in {DATASET}")
+    if decode:
+        for sample in samples:
+            try:
+                check_photo(_bytes(data, sample, "jpg"))
+            except BadPhoto as error:
+                damage.append(f"{shard.path}: sample {sample.id}: {error}")
+
+    try:
+        index = place.get(shard.index)
+        parse_index(index)
+    except FileNotFoundError:
+        damage.append(f"{shard.index}: missing")
+    except ValueError as error:
+        damage.append(f"{shard.index}: not an index: {error}")
+    else:
+        if samples and index != format_index(samples):
+            damage.append(f"{shard.index}: does not say what {shard.path} holds")
+    return samples, damage
+
+
+def _walk(data: bytes) -> Iterator[IndexedSample]:
+    """The samples of a tar, each of the three files that a build writes, in their order."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        members = tar.getmembers()
+    for start in range(0, len(members), 3):
+        trio = members[start : start + 3]
+        parts = [Component(m.name.partition(".")[2], m.offset_data, m.size, m.name) for m in trio]
+        stems = {m.name.partition(".")[0] for m in trio}
+        if [c.extension for c in parts] != ["jpg", "cls", "json"] or len(stems) != 1:
+            names = ", ".join(m.name for m in trio)
+            raise ValueError(f"{names} are not the jpg, cls and json of one sample")
+        yield IndexedSample(stems.pop(), parts)
+
+
+def _bytes(data: bytes, sample: IndexedSample, extension: str) -> bytes:
+    part = sample[extension]
+    return data[part.offset : part.offset + part.size]
+
+
+def _compare_rows(
+    split: str, shard: Shard, samples: Sequence[IndexedSample], rows: Mapping[str, Row]
+) -> Iterator[str]:
+    """Where the catalog and a shard's tar disagree."""
+    for position, sample in enumerate(samples):
+        row = rows.get(sample.id)
+        if row is None:
+            yield f"{shard.path}: sample {sample.id}: {CATALOG} does not place it here"
+        elif (row.status, row.split, row.position) != ("sharded", split, position):
+            yield f"{shard.path}: sample {sample.id}: {CATALOG} places it elsewhere"
+    for id_ in rows.keys() - {sample.id for sample in samples}:
+        yield f"{shard.path}: sample {id_}: is in {CATALOG} and not in the tar"
