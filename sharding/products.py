@@ -1,7 +1,7 @@
 """Invents what a bin holds and where it lies: products, their looks, the scene, the metadata.
 
-A product has a name, an ASIN, sizes and a look of its own. A bin keeps its products and their places
-from one photo to the next, but for what was picked or stowed in between.
+A product has a name, an ASIN, sizes and a look of its own. A bin keeps its products, and keeps them
+in place, from one photo to the next, but for what was picked or stowed in between.
 """
 
 import json
@@ -218,12 +218,12 @@ def _present(counts: Sequence[int], rng: "np.random.Generator") -> tuple[tuple[i
     return tuple(states)
 
 
-def _scene(products: "Sequence[Product]", rng: "np.random.Generator") -> "Scene":
+def _scene(products: Sequence[Product], rng: "np.random.Generator") -> "Scene":
     from sharding.render import Light, Scene
 
     width = int(min(785, max(315, rng.lognormal(6.14, 0.21))))
     # Most bins are low and wide; the rest are a shelf's tall ones.
-    aspect = rng.lognormal(-0.34, 0.09) if rng.random() < 0.65 else rng.uniform(0.95, 1.55)
+    aspect = rng.lognormal(-0.34, 0.09) if rng.random() < 0.7 else rng.uniform(1.0, 1.6)
     height = int(min(1069, max(234, aspect * width)))
     frame = _frame(rng)
     faded = rng.uniform(0.94, 1.06)
@@ -247,7 +247,7 @@ def _scene(products: "Sequence[Product]", rng: "np.random.Generator") -> "Scene"
         shift=(0.0, 0.0),
         # A few photos of ABID are badly out of focus.
         blur=rng.uniform(1.5, 2.5) if rng.random() < 0.08 else rng.uniform(0.3, 0.8),
-        noise=rng.uniform(2.5, 5.5),
+        noise=rng.uniform(3.0, 6.0),
         # ABID's largest photos are compressed harder, none of them has 200 kB.
         quality=int(rng.integers(87, 93)) - (4 if width * height > 500_000 else 0),
         seed=int(rng.integers(2**32)),
@@ -285,7 +285,7 @@ def _bands(frame: "Frame", rng: "np.random.Generator") -> "tuple[Band, ...]":
 
 
 def _arranged(
-    products: "Sequence[Product]",
+    products: Sequence[Product],
     frame: "Frame",
     width: int,
     height: int,
@@ -296,7 +296,7 @@ def _arranged(
 
     unit = (width * height) ** 0.5
     items: list[Item] = []
-    boxes: list["Box"] = []
+    boxes: list[Box] = []
     for product in products:
         look = product.look
         angle = rng.normal(0, 9) + (90 if rng.random() < 0.2 else 0)

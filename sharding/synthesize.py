@@ -10,7 +10,7 @@ bytes are the same whatever the number of workers.
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -261,6 +261,7 @@ def _next_count(count: int, rng: "np.random.Generator") -> int:
 
 
 def _files(seed: int, photo: _Photo) -> dict[str, bytes]:
+    """Return the files of one id by path: two, or fewer or spoilt ones if it has a fault."""
     from sharding.products import bin_metadata, invent_bin, photographed
     from sharding.render import render_bin
 
@@ -276,17 +277,22 @@ def _files(seed: int, photo: _Photo) -> dict[str, bytes]:
         -1 if photo.fault == "negative_quantity" else photo.count,
         image_fname=None if photo.padded else f"{photo.id}.jpg",
     )
-    spoil: dict[Fault, Callable[[], tuple[bytes | None, bytes | None]]] = {
-        "no_json": lambda: (image, None),
-        "no_image": lambda: (None, metadata),
-        "truncated_image": lambda: (image[: len(image) * 6 // 10], metadata),
-        "empty_image": lambda: (b"", metadata),
-        "invalid_json": lambda: (image, metadata[: len(metadata) // 2]),
-        "negative_quantity": lambda: (image, metadata),
-    }
-    photo_file, json_file = spoil[photo.fault]() if photo.fault else (image, metadata)
-    files = {f"bin-images/{photo.id}.jpg": photo_file, f"metadata/{photo.id}.json": json_file}
-    return {path: data for path, data in files.items() if data is not None}
+    files = {f"bin-images/{photo.id}.jpg": image, f"metadata/{photo.id}.json": metadata}
+    photo_path, json_path = files
+    match photo.fault:
+        case "no_json":
+            del files[json_path]
+        case "no_image":
+            del files[photo_path]
+        case "truncated_image":
+            files[photo_path] = image[: len(image) * 6 // 10]
+        case "empty_image":
+            files[photo_path] = b""
+        case "invalid_json":
+            files[json_path] = metadata[: len(metadata) // 2]
+        case "negative_quantity" | None:
+            pass
+    return files
 
 
 def _write(output: Output, seed: int, photos: Sequence[_Photo]) -> int:

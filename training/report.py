@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Example", "render_report"]
@@ -27,50 +26,27 @@ __all__ = ["Example", "render_report"]
 MAX_LABELLED_CLASSES = 20
 """Above this many classes the confusion matrix is a picture without numbers."""
 
-_ABID_CLASSES = [0, 1, 2, 3, 4, 5]
-_PUBLISHED: tuple[Mapping[str, Any], ...] = (
-    {"name": "abid_challenge, 2017: ResNet-34 from scratch", "accuracy": 0.5567, "rmse": 0.930},
-    {
-        "name": "Stanford CS229, 2018: ResNet-34",
-        "accuracy": 0.5593,
-        "rmse": 0.901,
-        "within_one": 0.905,
-    },
-)
-
 # Plots are drawn in stand-in colours, replaced by the page's CSS variables once they are SVG text,
 # so that a plot follows the reader's light or dark theme.
 _INK, _MUTED, _LINE, _ACCENT, _PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _THEME = {_INK: "ink", _MUTED: "muted", _LINE: "line", _ACCENT: "accent", _PAPER: "paper"}
 _STYLE = {
-    "axes.edgecolor": _LINE,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": _MUTED,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
+    "axes.edgecolor": _LINE, "axes.labelcolor": _MUTED, "axes.axisbelow": True,
+    "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": _LINE, "grid.linewidth": 0.7,
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
     "font.size": 8.5,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.7,
-    "legend.borderaxespad": 0.0,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
+    "legend.borderaxespad": 0.0, "legend.frameon": False, "legend.handlelength": 2.2,
     "legend.labelcolor": _INK,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 3.0,
-    "svg.fonttype": "none",
-    "xtick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "ytick.left": False,
-}
+    "lines.linewidth": 1.6, "lines.markersize": 3.0,
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "xtick.color": _LINE, "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED, "ytick.left": False,
+}  # fmt: skip
 _MATPLOTLIB_STYLE = threading.Lock()
 """Held while matplotlib's settings, which are the whole process's, are ours."""
 
-_Points = tuple[list[float], list[float]]
+_Points = tuple[list[int], list[float]]
 
 
 @dataclass(frozen=True)
@@ -78,13 +54,10 @@ class Example:
     """A photo with its answer."""
 
     id: str
-    photo: bytes
-    """JPEG."""
-    count: int
-    """The true count."""
+    photo: bytes  # JPEG
+    count: int  # the true count
     predicted: int
-    probability: float
-    """Of the predicted count."""
+    probability: float  # of the predicted count
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,6 @@ def render_report(
         config=config,
         evaluation=evaluation,
         examples=examples,
-        published=_PUBLISHED if classes == _ABID_CLASSES else (),
         curves=_curves(history, evaluation["checkpoint"]["epoch"]) if history else [],
         pace=_pace(history) if history else None,
         shares=_row_shares(matrix) if labelled else None,
@@ -136,9 +108,7 @@ def _row_shares(matrix: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 def _curves(history: Sequence[Mapping[str, Any]], checkpoint_epoch: int) -> list[_Plot]:
-    splits = [
-        split for split in ("train", "validation") if any(line.get(split) for line in history)
-    ]
+    splits = [name for name in ("train", "validation") if any(line.get(name) for line in history)]
     loss = {split: _points(history, split, "loss") for split in splits}
     accuracy = {split: _points(history, split, "accuracy") for split in splits}
     lr = {"learning rate": _points(history, "lr")}
@@ -169,13 +139,14 @@ def _pace(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _points(history: Sequence[Mapping[str, Any]], *keys: str) -> _Points:
     """The epochs that have a value under ``keys``, and the values."""
-    epochs, values = [], []
+    epochs: list[int] = []
+    values: list[float] = []
     for line in history:
         value: Any = line
         for key in keys:
             value = value.get(key) if value else None
         if value is not None and math.isfinite(value):
-            epochs.append(float(line["epoch"]))
+            epochs.append(line["epoch"])
             values.append(float(value))
     return epochs, values
 
@@ -192,55 +163,43 @@ def _line_plot(
     show = _percent if percent else "{:.4g}".format
 
     def draw(figure: "Figure") -> None:
-        from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
 
         axes = figure.add_subplot()
         # The last series is the one to look at; the others lie behind it, dashed, so that they
         # can be told apart without their colours.
-        for place, (name, (epochs, values)) in enumerate(reversed(series.items())):
-            colour, dashes = (_ACCENT, "-") if place == 0 else (_MUTED, (0, (3, 1.5)))
+        for name, (epochs, values) in series.items():
+            last = name == list(series)[-1]
+            colour, dashes = (_ACCENT, "-") if last else (_MUTED, (0, (3, 1.5)))
             few = "o" if len(epochs) <= 30 else None
             axes.plot(epochs, values, linestyle=dashes, marker=few, color=colour, label=name)
             if mark in epochs:
-                value = values[epochs.index(float(mark))]
+                value = values[epochs.index(mark)]
                 axes.plot([mark], [value], "o", ms=7, mfc=_PAPER, mec=colour, mew=1.6, zorder=5)
         every = [epoch for epochs, _ in series.values() for epoch in epochs]
-        if mark in every:
-            axes.axvline(float(mark), color=_MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-            _label_epoch(axes, float(mark), late=float(mark) > (min(every) + max(every)) / 2)
+        if mark is not None and mark in every:
+            axes.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+            side = "right" if mark > (min(every) + max(every)) / 2 else "left"
+            label = f"\N{NO-BREAK SPACE}checkpoint, epoch {mark}\N{NO-BREAK SPACE}"
+            place = axes.get_xaxis_transform()
+            axes.text(mark, 1, label, size=7.5, color=_MUTED, ha=side, va="top", transform=place)
         axes.margins(x=0.04, y=0.12)
         if from_zero:
             axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0 else 1)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        decimals = PercentFormatter(1) if percent else FuncFormatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(decimals)
+        axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else "{x:g}")
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=len(series), reverse=True)
+            figure.legend(loc="outside upper left", ncols=len(series))
 
     parts = [
         f"{name} goes from {show(values[0])} to {show(values[-1])}"
         for name, (_, values) in series.items()
         if values
     ]
-    return _Plot(
-        title, _svg(f"{title} by epoch: {', '.join(parts) or 'no values'}.", (3.6, 2.5), draw)
-    )
-
-
-def _label_epoch(axes: "Axes", epoch: float, *, late: bool) -> None:
-    axes.annotate(
-        f"checkpoint, epoch {epoch:.0f}",
-        (epoch, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4 if late else 4, -1),
-        textcoords="offset points",
-        ha="right" if late else "left",
-        va="top",
-        fontsize=7.5,
-        color=_MUTED,
-    )
+    alt = f"{title} by epoch: {', '.join(parts) or 'no values'}."
+    return _Plot(title, _svg(alt, (3.6, 2.5), draw))
 
 
 def _heatmap(classes: Sequence[int], shares: Sequence[Sequence[float]]) -> "Markup":
@@ -253,14 +212,12 @@ def _heatmap(classes: Sequence[int], shares: Sequence[Sequence[float]]) -> "Mark
         # From clear to amber, so that the page's own background, light or dark, shows through.
         amber = LinearSegmentedColormap.from_list("amber", [(0.84, 0.5, 0, 0), (0.84, 0.5, 0, 1)])
         axes = figure.add_subplot()
-        top = max(max(row) for row in shares) or 1
         # The square root: one rare count that is always right would else fade all others out.
-        norm = PowerNorm(0.5, vmin=0, vmax=top)
+        norm = PowerNorm(0.5, vmin=0, vmax=max(map(max, shares)) or 1)
         axes.imshow(shares, cmap=amber, norm=norm, interpolation="none", zorder=2)
         last = len(classes) - 1
-        axes.plot(
-            [0, last], [0, last], color=_MUTED, linewidth=0.6, linestyle=(0, (1, 3)), zorder=3
-        )
+        dots = (0, (1, 3))
+        axes.plot([0, last], [0, last], color=_MUTED, lw=0.6, linestyle=dots, zorder=3)
         axes.set(xlabel="answered", ylabel="true count")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=10, integer=True))
@@ -300,7 +257,7 @@ def _svg(alt: str, size: tuple[float, float], draw: "Callable[[Figure], None]") 
         inner = inner.replace(colour, f"var(--{name})")
     width, height = (72 * side for side in size)
     head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}">'
-    return Markup(head + inner)  # noqa: S704 - matplotlib escapes the text that it draws
+    return Markup(head + inner)  # safe: matplotlib escapes the text that it draws
 
 
 def _percent(value: float | None) -> str:
@@ -320,9 +277,8 @@ def _duration(seconds: float) -> str:
 
 
 def _words(value: object) -> str:
-    return (
-        json.dumps(value, default=str) if isinstance(value, Mapping | list | tuple) else str(value)
-    )
+    nested = isinstance(value, Mapping | list | tuple)
+    return json.dumps(value, default=str, ensure_ascii=False) if nested else str(value)
 
 
 def _data_url(photo: bytes) -> str:

@@ -1,0 +1,146 @@
+"""The commands of stage 2: `python -m training fit|evaluate|predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bintally.command import UsageError, run_command
+from training.config import FitConfig, PrecisionName
+
+Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True)
+class Fit(FitConfig):
+    """Train a model on shards. Under torchrun, on all of its processes.
+
+    A CPU will do for a try:
+    python -m training fit --shards D --run R --backbone resnet18 --weights none --image-size 96
+    """
+
+    def execute(self) -> int:
+        from training.fit import fit
+
+        fit(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a checkpoint on a split, every sample once. Under torchrun, on all processes."""
+
+    checkpoint: Checkpoint
+    """best.pt or last.pt of a run."""
+    shards: str
+    """The dataset: a folder that `python -m sharding build` made."""
+    split: Literal["train", "validation", "test"] = "test"
+    output: Path | None = None
+    """Folder for evaluation.json and report.html; the checkpoint's own if none is named."""
+    batch_size: int = 128
+    precision: PrecisionName = "auto"
+    """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
+    engine: Literal["auto", "dali", "torch"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def execute(self) -> int:
+        from bintally.places import open_place
+        from sharding.dataset import read_dataset
+        from training.checkpoint import read_checkpoint
+        from training.config import precision_type
+        from training.distributed import joined
+        from training.engine import make_engine
+        from training.evaluate import evaluate
+        from training.metrics import most_frequent_count
+        from training.results import REPORT, write_results
+        from training.samples import Samples
+
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")
+        checkpoint, sha256 = read_checkpoint(self.checkpoint)
+        place = open_place(self.shards)
+        dataset = read_dataset(place)
+        if list(dataset.classes) != checkpoint.classes:
+            raise UsageError(
+                f"{self.checkpoint} tells the counts {checkpoint.classes} apart, and "
+                f"{self.shards} has {list(dataset.classes)}: not made for each other"
+            )
+        samples = Samples(place, dataset, self.split)
+        if not len(samples):
+            raise UsageError(f"--split {self.split}: has no samples in {self.shards}")
+        model, preprocessing = checkpoint.build()
+        with joined(self.device) as process:
+            evaluation = evaluate(
+                model.to(process.device),
+                samples,
+                checkpoint.classes,
+                make_engine(self.engine, preprocessing, process.device, self.batch_size),
+                process,
+                batch_size=self.batch_size,
+                precision=precision_type(self.precision, process.device),
+            )
+            if process.is_first:
+                folder = self.output or self.checkpoint.parent
+                baseline = most_frequent_count(dataset.splits["train"].class_counts)
+                summary = write_results(folder, evaluation, samples, checkpoint, sha256, baseline)
+                if checkpoint.dataset != dataset.sha256:
+                    print("note: this is not the dataset that the model was trained on")
+                _print_summary(summary)
+                print(f"report: {folder / REPORT}")
+        return 0
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    baseline = summary["baseline"]
+    print(f"{summary['samples']:,} photos of the {summary['split']} split, each counted once")
+    print(f"{'':<12}{'model':>9}{'always ' + str(baseline['count']):>12}")
+    for name, title in (("accuracy", "accuracy"), ("within_one", "within one")):
+        print(f"{title:<12}{summary[name]:>9.2%}{baseline[name]:>12.2%}")
+    for name, title in (("rmse", "RMSE"), ("mae", "MAE")):
+        print(f"{title:<12}{summary[name]:>9.3f}{baseline[name]:>12.3f}")
+    print("confusion matrix (rows: true count, columns: answer)")
+    print("      " + "".join(f"{count:>6}" for count in summary["classes"]))
+    for count, row in zip(summary["classes"], summary["confusion_matrix"], strict=True):
+        print(f"{count:>6}" + "".join(f"{n:>6}" for n in row))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Count the items in photos: a line of JSON for each."""
+
+    checkpoint: Checkpoint
+    """best.pt or last.pt of a run."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
+    """Photos (JPEG)."""
+    engine: Literal["auto", "dali", "torch"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def execute(self) -> int:
+        from training.predict import predict
+
+        if not self.images:
+            raise UsageError("name at least one photo")
+        failed = False
+        for answer in predict(self.checkpoint, self.images, device=self.device, engine=self.engine):
+            failed |= "error" in answer
+            print(json.dumps(answer), flush=True)
+        return 1 if failed else 0
+
+
+def main() -> int:
+    command = tyro.cli(
+        Fit | Evaluate | Predict,  # type: ignore[arg-type]
+        prog="python -m training",
+        description="Stage 2: shards become a model that counts.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    return run_command(command.execute)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""A checkpoint: one file with all that is needed to go on, to evaluate, and to predict.
+
+Written aside and renamed. Loaded with `weights_only`: nothing that a file holds is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bintally.command import UsageError
+from bintally.places import write_atomically
+from training.model import CountNet, build_model
+from training.preprocessing import Preprocessing
+
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, as a dict with these keys."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    """The learning rate's schedule, a pure function of the step."""
+    ema: dict[str, Tensor] | None
+    """Averaged weights, where a recipe has them."""
+    scaler: dict[str, Any] | None
+    """The state of a gradient scaler; bf16 needs none."""
+    random: dict[str, int]
+    """The seed: everything random is a function of it, the epoch and the step."""
+    epoch: int
+    """Whole epochs done."""
+    step: int
+    """Steps done of the epoch begun."""
+    sums: dict[str, float]
+    """Sums of the epoch begun over its steps done."""
+    best: dict[str, Any]
+    """Epoch and validation metrics of the best checkpoint so far; empty before the first."""
+    config: dict[str, Any]
+    dataset: str
+    """sha256 of `dataset.json`."""
+    classes: list[int]
+    """Class i is the count `classes[i]`."""
+    preprocessing: dict[str, Any]
+
+    def build(self) -> tuple[CountNet, Preprocessing]:
+        """The model with its weights, in evaluation mode, and how photos are prepared for it."""
+        model, _ = build_model(
+            self.config["backbone"],
+            "none",
+            image_size=self.preprocessing["image_size"],
+            head_width=self.config["head_width"],
+            num_classes=len(self.classes),
+            trainable=self.config["trainable"],
+        )
+        model.load_state_dict(self.model)
+        return model.eval(), Preprocessing.from_dict(self.preprocessing)
+
+
+def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(vars(checkpoint), buffer)
+    write_atomically(file, buffer.getvalue())
+
+
+def read_checkpoint(file: Path) -> tuple[Checkpoint, str]:
+    """Reads a checkpoint; also returns the file's sha256.
+
+    Raises `UsageError` where there is no file, or it is not one of our checkpoints.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        checkpoint = Checkpoint(**value)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise UsageError(
+            f"{file}: not a checkpoint of `python -m training fit` (best.pt or last.pt of a run)"
+        ) from error
+    return checkpoint, hashlib.sha256(data).hexdigest()

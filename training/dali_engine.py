@@ -1,0 +1,109 @@
+"""The DALI engine: one pipeline, fed with our own order of samples.
+
+DALI's own reader shuffles only locally and cannot resume in mid-epoch; fed from outside, it does
+what it does best. Outputs reach PyTorch through DLPack without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from training.engine import DecodeError
+from training.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from training.engine import Photos
+
+__all__ = ["DaliEngine"]
+
+PREFETCH = 2
+"""Batches decoded ahead of the model."""
+
+
+class DaliEngine:
+    """Decode, resize, flip and normalise in DALI: on the GPU, or with its CPU operators."""
+
+    def __init__(
+        self, preprocessing: Preprocessing, device: torch.device, batch_size: int, threads: int
+    ) -> None:
+        """`batch_size` is the largest that will come; `threads` are DALI's CPU threads."""
+        self._preprocessing = preprocessing
+        self._device = device
+        self._batch_size = batch_size
+        self._threads = threads
+        self._source: Iterator[tuple[list[Any], Any]] = iter(())
+        self._pipeline: Any = None
+
+    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+        """See `Engine.run`."""
+        import torch
+
+        self._source = ((list(photos), flips.astype("int32")) for photos, flips in batches)
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        pipeline = self._pipeline
+        # Should this run end early, by an error or because nobody asks for the rest, what the
+        # pipeline has begun must not come out of the next one.
+        self._pipeline = None
+        pipeline.reset()
+        # On a GPU, what DALI has queued is ordered before the stream that the model runs on.
+        stream = torch.cuda.current_stream() if self._device.type == "cuda" else None
+        pipeline.schedule_run()
+        while True:
+            try:
+                (images,) = pipeline.share_outputs(cuda_stream=stream)
+            except StopIteration:
+                self._pipeline = pipeline
+                return
+            except RuntimeError as error:
+                raise DecodeError(str(error)) from error
+            # (batch, height, width, channels) seen as NCHW is channels_last: nothing moves.
+            batch = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+            # The tensor keeps its buffer alive; DALI takes another one for what comes next.
+            pipeline.release_outputs()
+            pipeline.schedule_run()
+            yield batch
+
+    def _build(self) -> Any:
+        from nvidia.dali import fn, pipeline_def, types
+
+        size = self._preprocessing.image_size
+        on_gpu = self._device.type == "cuda"
+
+        @pipeline_def(
+            batch_size=self._batch_size,
+            num_threads=self._threads,
+            device_id=self._device.index if on_gpu else None,
+            prefetch_queue_depth=PREFETCH,
+            exec_dynamic=True,
+        )
+        def pipeline() -> Any:
+            photos, mirror = fn.external_source(
+                source=lambda: next(self._source),
+                num_outputs=2,
+                dtype=[types.UINT8, types.INT32],
+                ndim=[1, 0],
+            )
+            images = fn.decoders.image(
+                photos, device="mixed" if on_gpu else "cpu", output_type=types.RGB
+            )
+            images = fn.resize(
+                images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True
+            )
+            return fn.crop_mirror_normalize(
+                images,
+                mirror=mirror,
+                mean=[255 * m for m in self._preprocessing.mean],
+                std=[255 * s for s in self._preprocessing.std],
+                output_layout="HWC",
+                dtype=types.FLOAT,
+            )
+
+        built = pipeline()
+        built.build()
+        return built

@@ -1,0 +1,76 @@
+"""Engines turn JPEG bytes into the model's input; all give the same pixels.
+
+`dali` decodes, resizes, flips and normalises with NVIDIA DALI, on the GPU where there is one;
+`torch` does so on the CPU with what runs everywhere (libjpeg-turbo and PyTorch).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from bintally.command import UsageError
+from training.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Photos = Sequence[NDArray[np.uint8]]
+    """JPEG bytes, each (size,) uint8."""
+
+__all__ = ["DecodeError", "Engine", "EngineName", "first_undecodable", "make_engine"]
+
+EngineName = Literal["auto", "dali", "torch"]
+
+
+class DecodeError(Exception):
+    """A photo of a batch that was asked for does not decode."""
+
+
+class Engine(Protocol):
+    """Decodes ahead of the model, on threads of its own."""
+
+    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+        """Turns batches of photos, with whether each is mirrored, into input of the model.
+
+        Yields (batch, 3, image_size, image_size) float32 in channels_last layout, normalised, on
+        the engine's device. Batches may differ in size, up to the engine's batch size. Raises
+        `DecodeError` where a photo does not decode, after which a new run may begin.
+        """
+
+
+def make_engine(
+    name: EngineName, preprocessing: Preprocessing, device: torch.device, batch_size: int
+) -> Engine:
+    """The engine called `name`; `auto` is DALI where it is installed."""
+    installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+    if name == "auto":
+        name = "dali" if installed else "torch"
+    # Ranks of one machine share its cores.
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    if name == "dali":
+        if not installed:
+            raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine torch")
+        from training.dali_engine import DaliEngine
+
+        return DaliEngine(preprocessing, device, batch_size, threads)
+    from training.torch_engine import TorchEngine
+
+    return TorchEngine(preprocessing, device, threads)
+
+
+def first_undecodable(photos: Photos) -> int | None:
+    """Which photo of a batch does not decode: the first such, or None."""
+    import simplejpeg
+
+    for position, photo in enumerate(photos):
+        try:
+            simplejpeg.decode_jpeg(photo, strict=True)
+        except ValueError:
+            return position
+    return None

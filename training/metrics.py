@@ -1,0 +1,81 @@
+"""What a set of predictions is worth: pure functions of counts and predicted counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Counts = NDArray[np.int64]
+
+__all__ = ["confusion_matrix", "most_frequent_count", "summarize"]
+
+
+def confusion_matrix(labels: Counts, predicted: Counts, num_classes: int) -> Counts:
+    """(classes, classes) int64: rows are the true classes, columns the predicted ones."""
+    import numpy as np
+
+    flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def most_frequent_count(class_counts: Mapping[str, int]) -> int:
+    """The count that most samples have, the smaller one of equals."""
+    return min(map(int, class_counts), key=lambda count: (-class_counts[str(count)], count))
+
+
+def _errors(matrix: Counts, classes: Sequence[int]) -> dict[str, float | None]:
+    """The metrics of a confusion matrix, in exact sums until the last division."""
+    import numpy as np
+
+    counts = np.array(classes, np.int64)
+    distance = np.abs(counts[:, None] - counts[None, :])
+    samples = int(matrix.sum())
+    if not samples:
+        return dict.fromkeys(("accuracy", "rmse", "mae", "within_one"))
+    return {
+        "accuracy": int(matrix.trace()) / samples,
+        "rmse": math.sqrt(int((matrix * distance**2).sum()) / samples),
+        "mae": int((matrix * distance).sum()) / samples,
+        "within_one": int(matrix[distance <= 1].sum()) / samples,
+    }
+
+
+def summarize(matrix: Counts, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
+    """The metrics of a confusion matrix, beside those of always answering `baseline_count`.
+
+    `accuracy`, `rmse` and `mae` (in items), `within_one` (the share at most one item off), and
+    for each class how many of its samples are found and how many of its answers are right; None
+    where there are no samples to tell.
+    """
+    import numpy as np
+
+    constant = np.zeros_like(matrix)
+    constant[:, list(classes).index(baseline_count)] = matrix.sum(axis=1)
+    per_class = []
+    for i, count in enumerate(classes):
+        own = np.zeros_like(matrix)
+        own[i] = matrix[i]
+        errors = _errors(own, classes)
+        answers = int(matrix[:, i].sum())
+        per_class.append(
+            {
+                "count": count,
+                "samples": int(matrix[i].sum()),
+                "accuracy": errors["accuracy"],
+                "precision": int(matrix[i, i]) / answers if answers else None,
+                "rmse": errors["rmse"],
+            }
+        )
+    return {
+        "samples": int(matrix.sum()),
+        **_errors(matrix, classes),
+        "classes": list(classes),
+        "confusion_matrix": matrix.tolist(),
+        "per_class": per_class,
+        "baseline": {"count": baseline_count, **_errors(constant, classes)},
+    }

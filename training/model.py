@@ -1,0 +1,195 @@
+"""The model: a backbone from torchvision or timm, and a head that tells counts apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bintally.command import UsageError
+from training.preprocessing import Preprocessing
+
+__all__ = ["CountNet", "Trainable", "build_model"]
+
+Trainable = Literal["head", "all"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CountNet(nn.Module):
+    """Features of a photo, then Linear–ReLU–Linear to a logit for each class of count.
+
+    With `trainable` "head" the backbone is frozen: it has no gradients, and stays in evaluation
+    mode whatever mode the model is put in, so that its BatchNorm statistics stay what they were.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        head_width: int,
+        num_classes: int,
+        trainable: Trainable,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Sequential(
+            nn.Linear(num_features, head_width),
+            nn.ReLU(inplace=True),
+            nn.Linear(head_width, num_classes),
+        )
+        self.frozen = trainable == "head"
+        self.backbone.requires_grad_(not self.frozen)
+
+    def train(self, mode: bool = True) -> CountNet:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, size, size) to logits (batch, classes)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(images)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def build_model(
+    backbone: str,
+    weights: str,
+    *,
+    image_size: int,
+    head_width: int,
+    num_classes: int,
+    trainable: Trainable,
+) -> tuple[CountNet, Preprocessing]:
+    """A model with fresh head, and the preprocessing that its backbone's weights expect.
+
+    `backbone` is the name of a torchvision classifier, or `timm:NAME`; `weights` is `imagenet`
+    (downloaded by the library), `none`, or a file of the library's own state dict (.pth or
+    .safetensors). Raises `UsageError` for a name or weights that do not exist or do not fit.
+    """
+    if backbone.startswith("timm:"):
+        network, num_features, mean, std = _from_timm(backbone.removeprefix("timm:"), weights)
+    else:
+        network, num_features, mean, std = _from_torchvision(backbone, weights)
+    model = CountNet(network, num_features, head_width, num_classes, trainable)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, Preprocessing(image_size, mean, std)
+
+
+_Normalisation = tuple[float, float, float]
+
+
+def _from_timm(name: str, weights: str) -> tuple[nn.Module, int, _Normalisation, _Normalisation]:
+    import timm
+
+    if not timm.is_model(name):
+        similar = ", ".join(timm.list_models(f"*{name[:12]}*")[:5])
+        raise UsageError(
+            f"--backbone timm:{name}: timm has no such model" + (f"; {similar}?" if similar else "")
+        )
+    try:
+        network = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0)
+    except Exception as error:
+        if weights != "imagenet":
+            raise
+        # The hub's client raises a dozen kinds of error where there is no network.
+        raise _no_download(f"timm:{name}", error) from error
+    if weights not in ("imagenet", "none"):
+        _load(network, Path(weights), classifier=network.pretrained_cfg["classifier"])
+    with torch.no_grad():
+        size = network.pretrained_cfg["input_size"][-1]
+        num_features = network.eval()(torch.zeros(1, 3, size, size)).shape[-1]
+    return network, num_features, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+
+
+def _from_torchvision(
+    name: str, weights: str
+) -> tuple[nn.Module, int, _Normalisation, _Normalisation]:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise UsageError(
+            f"--backbone {name}: torchvision has no such classifier "
+            "(resnet50, say, or timm:NAME for one of timm's)"
+        )
+    # Auxiliary classifiers, which two old networks have, only ever belong to ImageNet.
+    old = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    try:
+        network = models.get_model(
+            name, weights="DEFAULT" if weights == "imagenet" else None, **old
+        )
+    except OSError as error:
+        raise _no_download(name, error) from error
+    if old:
+        network.aux_logits = False
+        network.aux1 = network.aux2 = network.AuxLogits = None
+    classifier, num_features = _remove_classifier(network)
+    if weights not in ("imagenet", "none"):
+        _load(network, Path(weights), classifier)
+    return network, num_features, IMAGENET_MEAN, IMAGENET_STD
+
+
+def _remove_classifier(network: nn.Module) -> tuple[str, int]:
+    """Takes a torchvision network's last layer away; its name, and the features that fed it."""
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+    if not layers:
+        # SqueezeNet classifies with a convolution before its pooling.
+        convolution = network.classifier[1]
+        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        return "classifier.1", convolution.in_channels
+    name, last = list(layers.items())[-1]
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    return name, last.in_features
+
+
+def _load(network: nn.Module, file: Path, classifier: str) -> None:
+    """Loads a state dict; only the classifier's own weights may have no place in the network."""
+    state = _read_state(file)
+    missing, unexpected = set(network.state_dict()) - set(state), set(state)
+    unexpected -= set(network.state_dict())
+    strange = {k for k in unexpected if not k.startswith((f"{classifier}.", "aux", "AuxLogits"))}
+    if missing or strange:
+        example = sorted(missing or strange)[0]
+        raise UsageError(
+            f"--weights {file}: not the weights of this backbone "
+            f"({len(missing)} tensors missing, {len(strange)} unknown: {example}, …)"
+        )
+    try:
+        network.load_state_dict({k: v for k, v in state.items() if k not in unexpected})
+    except RuntimeError as error:
+        line = str(error).splitlines()[1].strip()
+        raise UsageError(f"--weights {file}: not the weights of this backbone: {line}") from error
+
+
+def _read_state(file: Path) -> Mapping[str, Tensor]:
+    if not file.is_file():
+        raise UsageError(f"--weights {file}: no such file; name one, or say imagenet or none")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Both libraries raise what their parsers raise.
+        raise UsageError(
+            f"--weights {file}: not readable as weights: {error}".split("\n")[0]
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UsageError(f"--weights {file}: not a state dict (a mapping of names to tensors)")
+    return state
+
+
+def _no_download(name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"--weights imagenet: the weights of {name} cannot be downloaded "
+        f"({type(error).__name__}); name a file, or say none to begin without"
+    )

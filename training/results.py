@@ -1,0 +1,80 @@
+"""What a run shows for itself: `evaluation.json` and `report.html`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bintally.places import write_atomically
+from training.report import Example, render_report
+from training.samples import Samples
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
+    from training.evaluate import Evaluation
+
+__all__ = ["BEST", "EVALUATION", "LAST", "METRICS", "REPORT", "write_results"]
+
+LAST = "last.pt"
+BEST = "best.pt"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+REPORT = "report.html"
+
+MOST_WRONG_EXAMPLES = 9
+
+
+def write_results(
+    folder: Path,
+    evaluation: Evaluation,
+    samples: Samples,
+    checkpoint: Checkpoint,
+    sha256: str,
+    baseline_count: int,
+) -> dict[str, Any]:
+    """Writes `evaluation.json` and `report.html` into a folder; returns the former's value.
+
+    The curves come from the `metrics.jsonl` that lies there, if there is one.
+    """
+    summary = {
+        "split": samples.split,
+        **evaluation.summarize(checkpoint.classes, baseline_count),
+        "checkpoint": {"epoch": checkpoint.epoch, "sha256": sha256},
+        "dataset": checkpoint.dataset,
+    }
+    metrics = folder / METRICS
+    history = (
+        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    )
+    page = render_report(
+        title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
+        config=checkpoint.config,
+        history=history,
+        evaluation=summary,
+        examples=_examples(evaluation, samples, checkpoint.classes),
+    )
+    write_atomically(folder / REPORT, page.encode())
+    write_atomically(folder / EVALUATION, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> list[Example]:
+    """A right answer of each class, and the wrong ones that the model was surest of."""
+    predicted = evaluation.predicted
+    right, wrong = [], []
+    for index, (label, answer) in enumerate(zip(evaluation.labels, predicted, strict=True)):
+        (right if label == answer else wrong).append(index)
+    first_right = {int(evaluation.labels[i]): i for i in reversed(right)}
+    wrong.sort(key=lambda i: (-evaluation.probabilities[i, predicted[i]], i))
+    chosen = [i for _, i in sorted(first_right.items())][:MOST_WRONG_EXAMPLES]
+    return [
+        Example(
+            samples.ids[i],
+            samples.photo(i).tobytes(),
+            classes[evaluation.labels[i]],
+            classes[predicted[i]],
+            float(evaluation.probabilities[i, predicted[i]]),
+        )
+        for i in [*chosen, *wrong[:MOST_WRONG_EXAMPLES]]
+    ]
