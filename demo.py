@@ -23,7 +23,9 @@ from pathlib import Path
 OUTPUT = Path("demo-output")
 BUCKET = "bin-photos"
 
-FIT = """--backbone resnet18 --weights none --image-size 96 --epochs 12 --batch-size 32 --lr 0.001"""
+FIT = (
+    """--backbone resnet18 --weights none --image-size 96 --epochs 12 --batch-size 32 --lr 0.001"""
+)
 
 
 def main() -> int:

@@ -34,18 +34,16 @@ class Progress:
 
             self._bar = tqdm(desc=task, total=total, unit=f" {unit}", dynamic_ncols=True)
 
-    def update(self, done: int = 1, **facts: object) -> None:
-        """`done` more are done; `facts` (a loss, say) are shown behind the bar."""
+    def update(self, done: int = 1) -> None:
+        """`done` more are done."""
         self._done += done
         if self._bar is not None:
-            if facts:
-                self._bar.set_postfix(facts, refresh=False)
             self._bar.update(done)
         elif time.monotonic() - self._said > LINE_INTERVAL_S:
             self._said = time.monotonic()
             rate = self._done / (self._said - self._began)
-            text = f"{self._task}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s"
-            say(" ".join([text, *(f"{name} {value}" for name, value in facts.items())]))
+            shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+            say(f"{self._task}: {self._done:,} of {self._total:,} {self._unit}, {shown}/s")
 
     def __enter__(self) -> Progress:
         return self

@@ -47,7 +47,7 @@ class Build:
     """
 
     source: Places
-    """The bucket: a folder or s3://bucket/prefix with bin-images/<id>.jpg and metadata/<id>.json."""
+    """The bucket, bin-images/<id>.jpg and metadata/<id>.json: a folder or s3://bucket/prefix."""
     output: Places
     """Where the dataset goes: an empty folder or s3://bucket/prefix."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
@@ -126,7 +126,7 @@ class Verify:
 
 def main() -> int:
     command = tyro.cli(
-        Synthesize | Build | Verify,  # type: ignore[arg-type]
+        Synthesize | Build | Verify,
         prog="python -m sharding",
         description="Stage 1: a bucket of bin photos becomes shards.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),

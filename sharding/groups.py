@@ -16,8 +16,8 @@ At a distance of three or more no two of ABID's bins share a product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["count_leaks", "neighbour_groups", "series_and_number"]
 

@@ -134,7 +134,7 @@ class Predict:
 
 def main() -> int:
     command = tyro.cli(
-        Fit | Evaluate | Predict,  # type: ignore[arg-type]
+        Fit | Evaluate | Predict,
         prog="python -m training",
         description="Stage 2: shards become a model that counts.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),

@@ -42,6 +42,7 @@ class DaliEngine:
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
         """See `Engine.run`."""
         import torch
+        from torch.utils.dlpack import from_dlpack
 
         self._source = ((list(photos), flips.astype("int32")) for photos, flips in batches)
         if self._pipeline is None:
@@ -63,7 +64,7 @@ class DaliEngine:
             except RuntimeError as error:
                 raise DecodeError(str(error)) from error
             # (batch, height, width, channels) seen as NCHW is channels_last: nothing moves.
-            batch = torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+            batch = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
             # The tensor keeps its buffer alive; DALI takes another one for what comes next.
             pipeline.release_outputs()
             pipeline.schedule_run()
@@ -75,7 +76,7 @@ class DaliEngine:
         size = self._preprocessing.image_size
         on_gpu = self._device.type == "cuda"
 
-        @pipeline_def(
+        @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=self._batch_size,
             num_threads=self._threads,
             device_id=self._device.index if on_gpu else None,

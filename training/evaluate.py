@@ -43,7 +43,8 @@ class Evaluation:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(samples,) predicted class indices."""
-        return self.probabilities.argmax(axis=1)
+        answers: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return answers
 
 
 def evaluate(

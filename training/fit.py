@@ -28,8 +28,8 @@ from training.engine import Engine, make_engine
 from training.evaluate import evaluate
 from training.loader import load
 from training.metrics import most_frequent_count
-from training.model import CountNet, build_model
-from training.optimization import learning_rate, make_optimizer
+from training.model import build_model
+from training.optimization import Schedule, make_optimizer
 from training.order import epoch_order, flips, rank_slice, steps, training_batches
 from training.preprocessing import Preprocessing
 from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, write_results
@@ -116,11 +116,9 @@ class _Run:
         )
         self.precision = precision_type(config.precision, process.device)
         self.steps = steps(len(train), config.batch_size)
-        self.schedule = {
-            "peak": config.lr,
-            "warmup_steps": round(config.warmup_epochs * self.steps),
-            "total_steps": config.epochs * self.steps,
-        }
+        self.schedule = Schedule(
+            config.lr, round(config.warmup_epochs * self.steps), config.epochs * self.steps
+        )
 
     def execute(self) -> None:
         """Trains what is left to train, then evaluates the best checkpoint and reports."""
@@ -166,7 +164,7 @@ class _Run:
                 asked = time.monotonic()
                 batch = next(batches)
                 waited += time.monotonic() - asked
-                lr = learning_rate(done, **self.schedule)
+                lr = self.schedule.learning_rate(done)
                 loss, correct = self._step(trained, batch.images, batch.labels, lr, done)
                 sums += torch.stack([loss, correct, torch.full_like(loss, len(batch.indices))])
                 done += 1
@@ -305,7 +303,7 @@ class _Run:
                 Checkpoint(
                     model=self.model.state_dict(),
                     optimizer=self.optimizer.state_dict(),
-                    schedule=self.schedule,
+                    schedule=vars(self.schedule),
                     ema=None,
                     scaler=None,
                     random={"seed": self.config.seed},

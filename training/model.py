@@ -79,7 +79,7 @@ def build_model(
     else:
         network, num_features, mean, std = _from_torchvision(backbone, weights)
     model = CountNet(network, num_features, head_width, num_classes, trainable)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return model, Preprocessing(image_size, mean, std)
 
 
@@ -141,7 +141,8 @@ def _remove_classifier(network: nn.Module) -> tuple[str, int]:
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
     if not layers:
         # SqueezeNet classifies with a convolution before its pooling.
-        convolution = network.classifier[1]
+        convolution = network.get_submodule("classifier.1")
+        assert isinstance(convolution, nn.Conv2d), f"{type(network).__name__} has no classifier"
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
         return "classifier.1", convolution.in_channels
     name, last = list(layers.items())[-1]

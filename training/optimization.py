@@ -1,28 +1,37 @@
-"""The optimiser, and the learning rate at a step."""
+"""The optimiser, and the schedule of its learning rate."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["OptimizerName", "learning_rate", "make_optimizer"]
+__all__ = ["OptimizerName", "Schedule", "make_optimizer"]
 
 OptimizerName = Literal["adamw", "sgd"]
 
 
-def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter 2017).
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to a peak, then half a cosine down to zero (Loshchilov and Hutter 2017).
 
-    A pure function of the step (from 0), so that a resumed run needs no scheduler's state.
+    A pure function of the step, so that a resumed run needs no scheduler's state.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * (1 + math.cos(math.pi * done)) / 2
+
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, the first of the run being 0."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.peak * (1 + math.cos(math.pi * done)) / 2
 
 
 def make_optimizer(

@@ -62,7 +62,8 @@ def write_results(
 def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> list[Example]:
     """A right answer of each class, and the wrong ones that the model was surest of."""
     predicted = evaluation.predicted
-    right, wrong = [], []
+    right: list[int] = []
+    wrong: list[int] = []
     for index, (label, answer) in enumerate(zip(evaluation.labels, predicted, strict=True)):
         (right if label == answer else wrong).append(index)
     first_right = {int(evaluation.labels[i]): i for i in reversed(right)}

@@ -17,7 +17,8 @@ RATIOS = (0.6, 0.2, 0.2)
 def buckets(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, str]]:
     """Counts and groups of some samples; groups of one to three."""
     sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=60))
-    counts, groups = {}, {}
+    counts: dict[str, int] = {}
+    groups: dict[str, str] = {}
     for size in sizes:
         first = f"{len(counts):05d}"
         for _ in range(size):

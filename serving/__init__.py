@@ -1,0 +1,1 @@
+"""The model answers over HTTP. Nothing is here yet."""

@@ -1,0 +1,103 @@
+"""`verify` finds whatever is not as it was written."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bintally.places import open_place
+from sharding.verify import verify
+from tests.conftest import Command
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset, to be damaged."""
+    shutil.copytree(shards, tmp_path / "dataset")
+    return tmp_path / "dataset"
+
+
+def faults(folder: Path, *, decode: bool = False) -> list[str]:
+    return verify(open_place(folder), decode=decode)[1]
+
+
+def test_a_whole_dataset_has_no_faults(shards: Path) -> None:
+    assert faults(shards, decode=True) == []
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_anywhere_is_found(damaged: Path) -> None:
+    tar = min(damaged.glob("validation/*.tar"))
+    whole, draw = tar.read_bytes(), random.Random(0)
+    for _ in range(40):
+        flip(tar, draw.randrange(len(whole)))
+        assert any(line.startswith("validation/validation-000000.tar") for line in faults(damaged))
+        tar.write_bytes(whole)
+    index = tar.with_suffix(".idx")
+    for at in range(0, index.stat().st_size, 97):
+        flip(index, at)
+        assert any(line.startswith("validation/validation-000000.idx") for line in faults(damaged))
+        flip(index, at)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a missing tar": (lambda d: min(d.glob("test/*.tar")).unlink(), "test-000000.tar: missing"),
+    "a missing index": (lambda d: min(d.glob("test/*.idx")).unlink(), "test-000000.idx: missing"),
+    "a missing catalog": (lambda d: (d / "catalog.parquet").unlink(), "catalog.parquet: missing"),
+    "a catalog cut short": (
+        lambda d: (d / "catalog.parquet").write_bytes((d / "catalog.parquet").read_bytes()[:-9]),
+        "catalog.parquet: not readable",
+    ),
+    "an extra file": (
+        lambda d: shutil.copy(min(d.glob("train/*.tar")), d / "train/copy.tar"),
+        "train/copy.tar: is no part of the dataset",
+    ),
+    "a shard cut short": (
+        lambda d: (d / "train/train-000001.tar").write_bytes(
+            (d / "train/train-000001.tar").read_bytes()[:-20_000]
+        ),
+        "train-000001.tar: has",
+    ),
+    "swapped shards": (
+        lambda d: shutil.copy(d / "train/train-000000.tar", d / "train/train-000001.tar"),
+        "is in the dataset 2 times",
+    ),
+    "another catalog": (
+        lambda d: (d / "catalog.parquet").write_bytes(_catalog_without_first_sample(d)),
+        "catalog.parquet does not place it here",
+    ),
+}
+
+
+def _catalog_without_first_sample(folder: Path) -> bytes:
+    from sharding.catalog import Catalog, read_catalog_file
+
+    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+    first = next(row for row in rows if row.status == "sharded")
+    first.put_aside("excluded", "by a test")
+    return Catalog(rows, {}, {}).to_parquet()
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_named(what: str, damaged: Path) -> None:
+    damage, message = DAMAGE[what]
+    damage(damaged)
+    assert any(message in line for line in faults(damaged)), faults(damaged)
+
+
+def test_the_command_exits_1_on_damage_and_0_without(damaged: Path, run: Command) -> None:
+    assert run("sharding", "verify", damaged, "--decode").returncode == 0
+    flip(min(damaged.glob("train/*.tar")), 5000)
+    result = run("sharding", "verify", damaged)
+    assert result.returncode == 1
+    assert "train/train-000000.tar" in result.stderr
+    assert "Traceback" not in result.stderr
