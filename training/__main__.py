@@ -18,10 +18,11 @@ Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
 @dataclass(frozen=True)
 class Fit(FitConfig):
-    """Train a model on shards. Under torchrun, on all of its processes.
+    """Train a model on shards.
 
-    A CPU will do for a try:
-    python -m training fit --shards D --run R --backbone resnet18 --weights none --image-size 96
+    On several GPUs: torchrun --nproc-per-node=8 -m -- training fit … (without the two dashes,
+    torchrun takes --run for an option of its own). A CPU will do for a try with --backbone
+    resnet18 --weights none --image-size 96.
     """
 
     def execute(self) -> int:

@@ -30,7 +30,7 @@ from training.loader import load
 from training.metrics import most_frequent_count
 from training.model import build_model
 from training.optimization import Schedule, make_optimizer
-from training.order import epoch_order, flips, rank_slice, steps, training_batches
+from training.order import epoch_order, flips, rank_slice, step_seed, steps, training_batches
 from training.preprocessing import Preprocessing
 from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, write_results
 from training.samples import Samples
@@ -199,8 +199,8 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """One step of the optimiser; the sums of losses and of right answers on this process."""
         config, process = self.config, self.process
-        # Dropout and the like: a function of seed, step and process, whatever came before.
-        torch.manual_seed(hash((config.seed, done, process.rank)))
+        # For dropout and the like.
+        torch.manual_seed(step_seed(config.seed, done, process.rank))
         with torch.autocast(
             process.device.type, self.precision, enabled=self.precision != torch.float32
         ):
@@ -261,9 +261,11 @@ class _Run:
 
     def _finish(self) -> None:
         """Evaluates the best checkpoint on the validation split, and writes the report."""
+        checkpoint, sha256 = read_checkpoint(self.config.run / BEST)
+        if self.process.is_first:
+            print(f"best: epoch {checkpoint.epoch}, {self.config.run / BEST}")
         if not len(self.validation):
             return
-        checkpoint, sha256 = read_checkpoint(self.config.run / BEST)
         model, _ = checkpoint.build()
         evaluation = evaluate(
             model.to(self.process.device),
@@ -283,7 +285,6 @@ class _Run:
                 sha256,
                 self._baseline_count(),
             )
-            print(f"best: epoch {checkpoint.epoch}, {self.config.run / BEST}")
             print(f"report: {self.config.run / REPORT}")
         self.process.wait()
 

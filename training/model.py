@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -90,10 +91,7 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, int, _Normalisation,
     import timm
 
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name[:12]}*")[:5])
-        raise UsageError(
-            f"--backbone timm:{name}: timm has no such model" + (f"; {similar}?" if similar else "")
-        )
+        raise _no_backbone(f"timm:{name}", "timm has no such model", name, timm.list_models())
     try:
         network = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0)
     except Exception as error:
@@ -114,11 +112,9 @@ def _from_torchvision(
 ) -> tuple[nn.Module, int, _Normalisation, _Normalisation]:
     from torchvision import models
 
-    if name not in models.list_models(module=models):
-        raise UsageError(
-            f"--backbone {name}: torchvision has no such classifier "
-            "(resnet50, say, or timm:NAME for one of timm's)"
-        )
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _no_backbone(name, "torchvision has no such classifier", name, known)
     # Auxiliary classifiers, which two old networks have, only ever belong to ImageNet.
     old = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     try:
@@ -187,6 +183,12 @@ def _read_state(file: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UsageError(f"--weights {file}: not a state dict (a mapping of names to tensors)")
     return state
+
+
+def _no_backbone(flag: str, complaint: str, name: str, known: Sequence[str]) -> UsageError:
+    similar = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return UsageError(f"--backbone {flag}: {complaint}{hint}")
 
 
 def _no_download(name: str, error: Exception) -> UsageError:

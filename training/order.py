@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["epoch_order", "evaluation_batches", "flips", "rank_slice", "steps", "training_batches"]
+__all__ = [
+    "epoch_order",
+    "evaluation_batches",
+    "flips",
+    "rank_slice",
+    "step_seed",
+    "steps",
+    "training_batches",
+]
 
 
 def _keys(indices: Indices, seed: int, epoch: int, purpose: str) -> NDArray[np.uint64]:
@@ -47,6 +55,12 @@ def flips(indices: Indices, seed: int, epoch: int) -> NDArray[np.bool_]:
     import numpy as np
 
     return (_keys(indices, seed, epoch, "flip") >> np.uint64(63)).astype(bool)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of what a step draws at random on a process, dropout say, whatever came before."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}/step".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def steps(num_samples: int, batch_size: int) -> int:

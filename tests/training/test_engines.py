@@ -1,0 +1,117 @@
+"""Engines give the same pixels: those of a full decode and an antialiased resize."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bintally.command import WorkError
+from bintally.places import open_place
+from sharding.dataset import read_dataset
+from training.engine import Engine, EngineName, make_engine
+from training.loader import load
+from training.preprocessing import Preprocessing
+from training.samples import Samples
+
+PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["dali", "torch"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali")
+    name: EngineName = request.param
+    return make_engine(name, PREPROCESSING, CPU, batch_size=16)
+
+
+def reference(data: bytes, flip: bool) -> torch.Tensor:
+    """(3, 224, 224) uint8, by Pillow."""
+    photo = (
+        Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+    )
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    return pixels.flip(2) if flip else pixels
+
+
+def pixels(batch: torch.Tensor) -> torch.Tensor:
+    """The normalisation undone: 0 to 255."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
+    return (batch * std + mean) * 255
+
+
+def agree(engine: Engine, photos: Sequence[bytes]) -> None:
+    flips = np.arange(len(photos)) % 2 == 1
+    encoded = [np.frombuffer(data, np.uint8) for data in photos]
+    (batch,) = engine.run([(encoded, flips)])
+    assert batch.shape == (len(photos), 3, 224, 224)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    for got, data, flip in zip(pixels(batch), photos, flips, strict=True):
+        difference = (got - reference(data, bool(flip)).float()).abs()
+        assert difference.mean() < 1
+
+
+def test_rendered_photos_are_what_pillow_makes_of_them(engine: Engine, bucket: Path) -> None:
+    agree(engine, [(bucket / f"bin-images/{i:05d}.jpg").read_bytes() for i in range(1, 11)])
+
+
+def test_real_photos_are_what_pillow_makes_of_them(engine: Engine, abid: Path) -> None:
+    paths = sorted((abid / "bucket/bin-images").iterdir())[:16]
+    agree(engine, [path.read_bytes() for path in paths])
+
+
+def open_samples(folder: Path, split: str = "train") -> Samples:
+    place = open_place(folder)
+    return Samples(place, read_dataset(place), split)
+
+
+def test_batches_come_in_the_order_that_was_asked_for(engine: Engine, shards: Path) -> None:
+    samples = open_samples(shards)
+    order = [np.arange(5, 12), np.array([3]), np.arange(16), np.array([0, 0])]
+    for _ in range(2):  # An engine's second run must not begin with what the first left.
+        batches = list(load(samples, range(6), engine, order))
+        assert [b.indices.tolist() for b in batches] == [o.tolist() for o in order]
+        for batch in batches:
+            assert batch.labels.tolist() == [samples.count(i) for i in batch.indices]
+        assert torch.equal(batches[0].images[0], batches[2].images[5])
+        assert torch.equal(batches[2].images[3], batches[1].images[0])
+
+
+def test_a_run_that_is_given_up_leaves_nothing_to_the_next(engine: Engine, shards: Path) -> None:
+    samples = open_samples(shards)
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    abandoned = load(samples, range(6), engine, order)
+    next(abandoned)
+    del abandoned
+    again = list(load(samples, range(6), engine, order))
+    assert [b.indices.tolist() for b in again] == [o.tolist() for o in order]
+    one_by_one = list(load(samples, range(6), engine, [np.array([i]) for i in range(40)]))
+    images = torch.cat([b.images for b in again])
+    assert torch.equal(images, torch.cat([b.images for b in one_by_one]))
+    assert not any(torch.equal(a, b) for a, b in pairwise(images))
+
+
+def test_a_photo_that_does_not_decode_is_named(
+    engine: Engine, shards: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(shards, tmp_path / "dataset")
+    samples = open_samples(shards)
+    victim = samples.photo(21)
+    tar = tmp_path / "dataset/train/train-000000.tar"
+    data = tar.read_bytes()
+    at = data.index(victim.tobytes())
+    tar.write_bytes(data[: at + 700] + bytes(len(victim) - 700) + data[at + len(victim) :])
+    damaged = open_samples(tmp_path / "dataset")
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    with pytest.raises(WorkError, match=f"{samples.where(21)}: the photo does not decode"):
+        list(load(damaged, range(6), engine, order))

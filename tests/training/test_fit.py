@@ -1,0 +1,304 @@
+"""Training end to end: exact, interruptible, the same on any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bintally.command import UsageError
+from sharding.dataset import SPLITS
+from tests.conftest import REPOSITORY, Command
+from training.checkpoint import read_checkpoint
+from training.config import FitConfig
+from training.fit import fit
+
+SMALL: dict[str, Any] = {
+    "backbone": "timm:test_resnet",
+    "weights": "none",
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 16,
+    "precision": "fp32",
+}
+
+
+def settings(shards: Path, run: Path, **more: Any) -> FitConfig:
+    return FitConfig(str(shards), run, **(SMALL | more))
+
+
+def arguments(config: FitConfig) -> list[str]:
+    """The command line that says what `config` says."""
+    words = ["--shards", config.shards, "--run", str(config.run)]
+    for name in (*SMALL, "trainable", "checkpoint_every_steps", "lr"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return [*words, "--resume"] if config.resume else words
+
+
+def torchrun(processes: int, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs one of our commands under torchrun, without a fixed port."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # Without the two dashes torchrun takes our --run for one of its own options.
+    launcher += [f"--nproc-per-node={processes}", "-m", "--"]
+    return subprocess.run(
+        [*launcher, *map(str, command)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    (one, _), (two, _) = read_checkpoint(a), read_checkpoint(b)
+    return all(torch.equal(one.model[k], two.model[k]) for k in one.model | two.model)
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    run = tmp_path_factory.mktemp("finished")
+    fit(settings(shards, run))
+    return run
+
+
+def test_a_run_leaves_checkpoints_metrics_and_report(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "best.pt",
+        "last.pt",
+        "metrics.jsonl",
+        "evaluation.json",
+        "report.html",
+    }
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[0]["train"]["samples"] == 64  # four whole batches of the 67 samples
+    assert "<html" in (finished / "report.html").read_text()
+
+
+def test_the_best_checkpoint_is_the_one_of_the_best_epoch(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: (line["validation"]["accuracy"], -line["epoch"]))
+    checkpoint, sha256 = read_checkpoint(finished / "best.pt")
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert checkpoint.epoch == best["epoch"]
+    assert evaluation["checkpoint"] == {"epoch": best["epoch"], "sha256": sha256}
+    assert evaluation["accuracy"] == best["validation"]["accuracy"]
+    assert evaluation["split"] == "validation"
+
+
+def test_a_checkpoint_holds_what_the_design_says_and_nothing_that_runs(finished: Path) -> None:
+    value = torch.load(finished / "last.pt", weights_only=True)
+    assert {"model", "optimizer", "schedule", "ema", "scaler", "random"} <= value.keys()
+    assert {"epoch", "step", "config", "dataset", "classes", "preprocessing"} <= value.keys()
+    assert value["classes"] == [0, 1, 2, 3, 4, 5]
+    assert "shards" not in value["config"], "no path of the machine"
+
+
+def test_the_same_seed_gives_the_same_weights(finished: Path, shards: Path, tmp_path: Path) -> None:
+    fit(settings(shards, tmp_path))
+    assert same_tensors(tmp_path / "last.pt", finished / "last.pt")
+
+
+def test_a_killed_run_resumes_to_identical_weights(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    config = settings(shards, tmp_path / "run", checkpoint_every_steps=1)
+    command = [sys.executable, "-m", "training", "fit", *arguments(config)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    last = tmp_path / "run/last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    checkpoint, _ = read_checkpoint(last)
+    assert (checkpoint.epoch, checkpoint.step) != (2, 0), "it was killed before its end"
+    fit(settings(shards, tmp_path / "run", resume=True))
+    assert same_tensors(last, finished / "last.pt")
+    metrics = [(run / "metrics.jsonl").read_text() for run in (finished, tmp_path / "run")]
+    one, two = ([json.loads(line) for line in text.splitlines()] for text in metrics)
+    assert [line["train"] for line in one] == [line["train"] for line in two]
+    assert [line["validation"] for line in one] == [line["validation"] for line in two]
+
+
+def test_a_finished_run_is_kept_and_resuming_it_changes_nothing(
+    finished: Path, shards: Path
+) -> None:
+    before = (finished / "last.pt").read_bytes()
+    with pytest.raises(UsageError, match="holds a finished run"):
+        fit(settings(shards, finished))
+    fit(settings(shards, finished, resume=True))
+    assert (finished / "last.pt").read_bytes() == before
+
+
+def test_an_unfinished_run_is_started_over_without_resume(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    fit(settings(shards, tmp_path, epochs=1))
+    checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
+    checkpoint.config["epochs"] = 2
+    torch.save(vars(checkpoint), tmp_path / "last.pt")
+    fit(settings(shards, tmp_path))
+    assert same_tensors(tmp_path / "last.pt", finished / "last.pt")
+
+
+def test_resuming_with_other_settings_or_data_is_a_usage_error(
+    finished: Path, shards: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"--lr 0\.001 became 0\.1"):
+        fit(settings(shards, finished, resume=True, lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 10_000}, "the train split has only 67 samples"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"lr": 0.0}, r"--lr 0\.0: must be above 0"),
+        ({"device": "cuda"}, "sees no GPU"),
+    ],
+)
+def test_settings_that_do_not_fit_are_usage_errors(
+    wrong: dict[str, Any], message: str, shards: Path, tmp_path: Path
+) -> None:
+    if "device" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UsageError, match=message):
+        fit(settings(shards, tmp_path, **wrong))
+    assert list(tmp_path.iterdir()) == []
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return value
+
+
+@pytest.mark.parametrize("split", ["test"])
+def test_any_number_of_processes_evaluates_to_the_same_sums(
+    split: str, finished: Path, shards: Path, tmp_path: Path, run: Command
+) -> None:
+    command = ["training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", shards]
+    command += ["--split", split, "--batch-size", 7, "--precision", "fp32", "--output"]
+    run(*command, tmp_path / "1", check=True)
+    for processes in (2, 3):
+        result = torchrun(processes, *command, tmp_path / str(processes))
+        assert result.returncode == 0, result.stderr
+        one, several = evaluation(tmp_path / "1"), evaluation(tmp_path / str(processes))
+        assert several["samples"] % 7, "no batch size divides it"
+        assert several["confusion_matrix"] == one["confusion_matrix"]
+        assert several["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_two_processes_train_on_the_batches_of_one(shards: Path, tmp_path: Path) -> None:
+    """With a frozen backbone the gradients are the same sums, so the losses follow each other."""
+    configs = [
+        settings(shards, tmp_path / name, trainable="head", batch_size=15) for name in ("1", "2")
+    ]
+    fit(configs[0])
+    result = torchrun(2, "training", "fit", *arguments(configs[1]))
+    assert result.returncode == 0, result.stderr
+    one, two = (
+        [json.loads(line) for line in (config.run / "metrics.jsonl").read_text().splitlines()]
+        for config in configs
+    )
+    for a, b in zip(one, two, strict=True):
+        assert a["train"]["samples"] == b["train"]["samples"] == 60
+        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-3)
+        assert a["validation"]["loss"] == pytest.approx(b["validation"]["loss"], abs=1e-3)
+
+
+def predictions(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_predict_answers_with_the_count_that_evaluation_finds(
+    finished: Path, shards: Path, bucket: Path, run: Command, tmp_path: Path
+) -> None:
+    from tests.sharding.test_build import samples_in_tars
+
+    ids = [id_ for id_, (split, *_) in samples_in_tars(shards).items() if split == "test"]
+    photos = [bucket / f"bin-images/{id_}.jpg" for id_ in ids]
+    answers = predictions(
+        run("training", "predict", "--checkpoint", finished / "best.pt", *photos, check=True)
+    )
+    assert [Path(answer["image"]).stem for answer in answers] == ids
+    for answer in answers:
+        probabilities = answer["probabilities"]
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert answer["confidence"] == max(probabilities.values())
+        assert probabilities[str(answer["count"])] == answer["confidence"]
+    run(
+        *("training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", shards),
+        *("--precision", "fp32", "--output", tmp_path),
+        check=True,
+    )
+    matrix = evaluation(tmp_path)["confusion_matrix"]
+    columns = [sum(column) for column in zip(*matrix, strict=True)]
+    assert columns == [sum(answer["count"] == count for answer in answers) for count in range(6)]
+
+
+def test_the_count_is_no_class_index(bucket: Path, tmp_path: Path, finished: Path) -> None:
+    """The original's trap: with classes that do not begin at 0, an index is not a count."""
+    from training.checkpoint import write_checkpoint
+    from training.predict import predict
+
+    checkpoint, _ = read_checkpoint(finished / "best.pt")
+    shifted = vars(checkpoint) | {"classes": [10, 11, 12, 13, 14, 15]}
+    write_checkpoint(tmp_path / "shifted.pt", type(checkpoint)(**shifted))
+    photo = [bucket / "bin-images/00001.jpg"]
+    (plain,) = predict(finished / "best.pt", photo, device="cpu", engine="auto")
+    (answer,) = predict(tmp_path / "shifted.pt", photo, device="cpu", engine="auto")
+    assert answer["count"] == plain["count"] + 10
+    assert answer["expected"] == pytest.approx(plain["expected"] + 10)
+
+
+def test_a_bad_photo_fails_alone(
+    finished: Path, bucket: Path, tmp_path: Path, run: Command
+) -> None:
+    good = bucket / "bin-images/00001.jpg"
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(good.read_bytes()[:3000])
+    photos: Sequence[Path] = [cut, good, tmp_path / "missing.jpg"]
+    result = run("training", "predict", "--checkpoint", finished / "best.pt", *photos)
+    assert result.returncode == 1
+    answers = predictions(result)
+    assert ["error" in answer for answer in answers] == [True, False, True]
+    assert 0 <= answers[1]["count"] <= 5
+
+
+def test_a_checkpoint_for_other_counts_is_refused(
+    finished: Path, bucket: Path, tmp_path: Path, run: Command
+) -> None:
+    other = tmp_path / "other"
+    run(*("sharding", "build", "--source", bucket, "--output", other, "--max-count", 7), check=True)
+    result = run("training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", other)
+    assert result.returncode == 2
+    assert "not made for each other" in result.stderr
+    resumed = run(
+        *("training", "fit", "--shards", other, "--run", finished, "--resume"),
+        *("--backbone", SMALL["backbone"], "--weights", "none", "--batch-size", 16),
+    )
+    assert resumed.returncode == 2
+    assert "another dataset" in resumed.stderr
+
+
+def test_a_damaged_dataset_is_one_clear_error(shards: Path, tmp_path: Path, run: Command) -> None:
+    import shutil
+
+    shutil.copytree(shards, tmp_path / "dataset")
+    for split in SPLITS:
+        tar = min((tmp_path / "dataset" / split).glob("*.tar"))
+        tar.write_bytes(tar.read_bytes()[:-10_240])
+    result = run("training", "fit", "--shards", tmp_path / "dataset", "--run", tmp_path / "run")
+    assert result.returncode == 1
+    assert "train/train-000000.tar" in result.stderr
+    assert "Traceback" not in result.stderr
