@@ -20,9 +20,18 @@ from bintally.command import UsageError, WorkError
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-__all__ = ["Entry", "Folder", "Place", "S3Prefix", "open_place", "write_atomically"]
+__all__ = [
+    "Entry",
+    "Folder",
+    "Place",
+    "S3Prefix",
+    "delete_temporary_files",
+    "open_place",
+    "write_atomically",
+]
 
-TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_SUFFIX = ".bintally-tmp"
+"""Nobody else's files are called so, and these may be removed."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise WorkError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def delete_temporary_files(folder: Path) -> None:
+    """Removes what interrupted writers left aside in a folder, while nobody writes there."""
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
 class Folder(Place):
     """A folder of the local file system."""
 
@@ -137,11 +152,6 @@ class Folder(Place):
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
-
-    def delete_temporary_files(self) -> None:
-        """Removes what an interrupted writer left aside. Only while nobody writes here."""
-        for path in self.root.rglob(f"*{TEMPORARY_SUFFIX}"):
-            path.unlink(missing_ok=True)
 
 
 class S3Prefix(Place):

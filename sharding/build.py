@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 from bintally.command import UsageError, WorkError
-from bintally.places import Folder, Place
+from bintally.places import Folder, Place, delete_temporary_files
 from bintally.progress import Progress, say
 from sharding.catalog import Catalog, read_source
 from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
@@ -167,8 +167,7 @@ def _existing_dataset(destination: Place, catalog: Catalog, options: Options) ->
 
 def _finished(destination: Place, plan: Plan) -> dict[str, ShardRecord]:
     """The records of the shards that an interrupted build of the same plan has finished."""
-    if isinstance(destination, Folder):
-        destination.delete_temporary_files()
+    _delete_temporary_files(destination)
     sizes = {entry.path: entry.size_bytes for entry in destination.entries()}
     same_plan = PLAN_DIGEST in sizes and destination.get(PLAN_DIGEST) == plan.digest.encode()
     if not same_plan:
@@ -217,8 +216,12 @@ def _tidy(destination: Place) -> None:
     """Removes what only an unfinished build needs."""
     for entry in list(destination.entries(RECORDS)):
         destination.delete(entry.path)
+    _delete_temporary_files(destination)
+    if isinstance(destination, Folder) and (destination.root / RECORDS).exists():
+        (destination.root / RECORDS).rmdir()
+
+
+def _delete_temporary_files(destination: Place) -> None:
     if isinstance(destination, Folder):
-        destination.delete_temporary_files()
-        folder = destination.root / RECORDS
-        if folder.exists():
-            folder.rmdir()
+        for name in ("", RECORDS, *SPLITS):
+            delete_temporary_files(destination.root / name)

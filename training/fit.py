@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from bintally.command import UsageError
-from bintally.places import open_place, write_atomically
+from bintally.places import delete_temporary_files, open_place, write_atomically
 from bintally.progress import Progress, say
 from sharding.dataset import Dataset, read_dataset
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -123,6 +123,8 @@ class _Run:
     def execute(self) -> None:
         """Trains what is left to train, then evaluates the best checkpoint and reports."""
         config, position = self.config, self.position
+        if self.process.is_first:
+            delete_temporary_files(config.run)
         self._announce()
         trained: nn.Module = self.model
         if self.process.world_size > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bintally.command import UsageError, WorkError
-from bintally.places import Place, open_place, write_atomically
+from bintally.places import TEMPORARY_SUFFIX, Place, open_place, write_atomically
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -110,5 +110,5 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_left_aside_by_a_killed_writer_is_not_listed(tmp_path: Path) -> None:
-    (tmp_path / "a.tar.123.tmp").write_bytes(b"half")
+    (tmp_path / f"a.tar.123{TEMPORARY_SUFFIX}").write_bytes(b"half")
     assert list(open_place(tmp_path).entries()) == []

@@ -1,0 +1,65 @@
+"""What only a GPU can show. Run with `make gpu`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bintally.places import open_place
+from sharding.dataset import read_dataset
+from tests.training.test_engines import agree
+from tests.training.test_fit import settings
+from training.engine import EngineName, make_engine
+from training.fit import fit
+from training.loader import load
+from training.preprocessing import Preprocessing
+from training.samples import Samples
+
+pytestmark = pytest.mark.gpu
+
+PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["dali", "torch"])
+def test_the_gpu_engine_gives_the_pixels_of_the_cpu(
+    name: EngineName, cuda: torch.device, bucket: Path
+) -> None:
+    engine = make_engine(name, PREPROCESSING, cuda, batch_size=16)
+    agree(engine, [(bucket / f"bin-images/{i:05d}.jpg").read_bytes() for i in range(1, 11)])
+
+
+def test_batches_stay_intact_while_the_pipeline_runs_ahead(
+    cuda: torch.device, shards: Path
+) -> None:
+    """Outputs reach PyTorch without a copy: what comes later must not overwrite them."""
+    place = open_place(shards)
+    samples = Samples(place, read_dataset(place), "train")
+    engine = make_engine("dali", PREPROCESSING, cuda, batch_size=8)
+    order = [np.arange(i, i + 8) for i in range(0, 64, 8)]
+    kept = list(load(samples, range(6), engine, order))
+    again = load(samples, range(6), engine, order)
+    for batch, other in zip(kept, again, strict=True):
+        assert batch.images.device == cuda
+        assert torch.equal(batch.images, other.images)
+        assert batch.labels.tolist() == [samples.count(i) for i in batch.indices]
+
+
+def test_a_run_on_the_gpu_resumes_and_evaluates(
+    cuda: torch.device, shards: Path, tmp_path: Path
+) -> None:
+    config = settings(shards, tmp_path, device="cuda", precision="auto")
+    fit(config)
+    fit(settings(shards, tmp_path, device="cuda", precision="auto", resume=True))
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation["samples"] == sum(map(sum, evaluation["confusion_matrix"])) == 26
