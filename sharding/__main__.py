@@ -55,12 +55,16 @@ class Build:
     """Processes, each making a shard at a time."""
     connections: int = 64
     """Requests in flight, all workers together."""
+    ray: str = ""
+    """Make the shards on the Ray cluster at this address (auto, HOST:6379 or ray://HOST:10001)
+    instead of in --workers processes here."""
     anonymous: bool = False
     """Send unsigned requests to the source, as a public bucket wants them."""
 
     def run(self) -> int:
         from bintally.places import open_place
         from sharding.build import build
+        from sharding.distribute import Processes, RayCluster
 
         if min(self.workers, self.connections) < 1:
             raise UsageError("--workers and --connections must be at least 1")
@@ -68,7 +72,7 @@ class Build:
             open_place(self.source, anonymous=self.anonymous),
             open_place(self.output),
             self.options,
-            workers=self.workers,
+            distributor=RayCluster(self.ray) if self.ray else Processes(self.workers),
             connections=self.connections,
         )
         _print_summary(self.output, result)
@@ -88,6 +92,13 @@ def _print_summary(output: str, result: Result) -> None:
         )
     for status, number in sorted(statuses.items()):
         print(f"  {status:<15} {number:>9,}")
+    if missing := sorted(result.plan.ids_not_found):
+        print(f"  {len(missing):,} ids of the list are not in the source ({missing[0]}, …)")
+    converted = sum(
+        row.status == "sharded" and row.reason is not None for row in result.catalog.rows
+    )
+    if converted:
+        print(f"  {converted:,} photos were converted (the catalog says how)")
     reasons = [row for row in result.catalog.rows if row.status == "quarantined"]
     for row in reasons[:10]:
         print(f"    {row.id}: {row.reason}")

@@ -6,15 +6,8 @@ in `.build/`, which is valid as long as the plan is the same.
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bintally.command import UsageError, WorkError
@@ -22,8 +15,10 @@ from bintally.places import Folder, Place, delete_temporary_files
 from bintally.progress import Progress, say
 from sharding.catalog import Catalog, read_source
 from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
+from sharding.distribute import Distributor
+from sharding.photo import Resize
 from sharding.plan import Options, Plan, make_plan
-from sharding.shard import RECORDS, ShardJob, ShardRecord, record_path, run_job
+from sharding.shard import RECORDS, ShardJob, ShardRecord, record_path
 
 __all__ = ["Result", "build"]
 
@@ -44,33 +39,40 @@ class Result:
 
 
 def build(
-    source: Place, destination: Place, options: Options, *, workers: int, connections: int
+    source: Place,
+    destination: Place,
+    options: Options,
+    *,
+    distributor: Distributor,
+    connections: int,
 ) -> Result:
     """Turns the bucket at `source` into a dataset at `destination`.
 
-    `workers` processes make a shard each, with `connections` requests in flight in all; neither
-    changes a byte. Raises `UsageError` for a source or destination that does not fit, `WorkError`
-    where a place fails in mid-work: the same call then continues.
+    `distributor` runs the jobs that make a shard each, with `connections` requests in flight in
+    all; neither changes a byte. Raises `UsageError` for a source or destination that does not fit,
+    `WorkError` where a place fails in mid-work: the same call then continues.
     """
     options.check()
     _refuse_foreign(destination)
     catalog = read_source(source, connections)
     plan = make_plan(catalog, options)
-    existing = _existing_dataset(destination, catalog, options)
+    existing = _existing_dataset(destination, catalog, plan, options)
     if existing is not None:
         _tidy(destination)
         return Result(existing, catalog, plan, 0, was_complete=True)
 
     records = _finished(destination, plan)
     resumed = len(records)
-    workers = min(workers, max(1, len(plan.shards) - resumed))
+    at_a_time = min(distributor.workers, max(1, len(plan.shards) - resumed))
     jobs = [
         ShardJob(
             shard,
+            {id_: catalog.photos[id_] for id_ in shard.ids},
             {id_: catalog.metadata[id_] for id_ in shard.ids},
             source,
             destination,
-            max(1, connections // workers),
+            max(1, connections // at_a_time),
+            Resize.parse(options.resize),
         )
         for shard in plan.shards
         if shard.path not in records
@@ -78,7 +80,7 @@ def build(
     total = sum(len(shard.ids) for shard in plan.shards)
     with Progress("shards", total, "photos") as progress:
         progress.update(total - sum(len(job.shard.ids) for job in jobs))
-        for record in _run(jobs, workers):
+        for record in distributor.run(jobs):
             records[record.shard.path] = record
             progress.update(len(record.written) + len(record.quarantined))
 
@@ -88,48 +90,13 @@ def build(
         options.classes,
         options.seed,
         catalog.source,
-        options.recorded(),
+        plan.recorded,
         {name: _split(name, plan, ordered, options.classes) for name in SPLITS},
     )
     destination.put(CATALOG, catalog.to_parquet())
     destination.put(DATASET, dataset.to_json())
     _tidy(destination)
     return Result(dataset, catalog, plan, resumed, was_complete=False)
-
-
-def _run(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardRecord]:
-    """Runs the jobs, in processes of their own where there are several; in any order."""
-    if workers == 1:
-        yield from map(run_job, jobs)
-        return
-    # Not fork: the S3 client's threads would not survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
-        waiting = {pool.submit(run_job, job) for job in jobs}
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise WorkError(
-                "a worker process died (out of memory?); run the same command to continue, "
-                "with fewer --workers if it happens again"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Ends a worker process when its parent ends, however that ends."""
-    # The parent reports an interruption; a traceback from every worker would only bury it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a worker process"
-
-    def wait() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _refuse_foreign(destination: Place) -> None:
@@ -143,7 +110,9 @@ def _refuse_foreign(destination: Place) -> None:
             )
 
 
-def _existing_dataset(destination: Place, catalog: Catalog, options: Options) -> Dataset | None:
+def _existing_dataset(
+    destination: Place, catalog: Catalog, plan: Plan, options: Options
+) -> Dataset | None:
     try:
         dataset = Dataset.from_json(destination.get(DATASET))
     except FileNotFoundError:
@@ -155,7 +124,7 @@ def _existing_dataset(destination: Place, catalog: Catalog, options: Options) ->
     same = (dataset.source, dataset.seed, dataset.options) == (
         catalog.source,
         options.seed,
-        options.recorded(),
+        plan.recorded,
     )
     if not same:
         raise UsageError(
@@ -193,10 +162,11 @@ def _complete_rows(catalog: Catalog, records: Sequence[ShardRecord]) -> None:
     """Adds to the catalog what became of each photo."""
     rows = {row.id: row for row in catalog.rows}
     for record in records:
-        for position, (id_, width, height) in enumerate(record.written):
-            row = rows[id_]
+        for position, sample in enumerate(record.written):
+            row = rows[sample.id]
             row.shard, row.position = record.shard.path, position
-            row.width, row.height = width, height
+            row.width, row.height = sample.width, sample.height
+            row.crc32, row.reason = sample.crc32, sample.note
         for id_, reason in record.quarantined.items():
             rows[id_].put_aside("quarantined", reason)
 

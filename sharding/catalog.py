@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError
-from bintally.places import Place
+from bintally.places import Entry, ObjectChanged, Place
 from bintally.progress import Progress
 from sharding.metadata import BadMetadata, parse_metadata
+from sharding.metadata_cache import CHUNK, read_chunk, write_chunk
 from sharding.tar import LONGEST_ID
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Row:
     status: str = "sharded"
     """`sharded`, `excluded`, `quarantined`, `orphan-image` or `orphan-metadata`."""
     reason: str | None = None
-    """Why it is not in a shard."""
+    """Why it is not in a shard, or what had to be done to its photo."""
+    crc32: int | None = None
+    """Of the sample in its tar, headers and padding included: `verify` finds damage by it."""
 
     def put_aside(self, status: str, reason: str) -> None:
         """Marks the row as one that is in no shard."""
@@ -69,6 +71,8 @@ class Catalog:
     It has no address in it, so that a bucket and its copy in a folder give equal datasets."""
     metadata: dict[str, bytes]
     """The JSON of every good row by id, zlib-compressed: it is fetched once."""
+    photos: dict[str, Entry]
+    """The photos as they were listed, by id."""
 
     def statuses(self) -> Counter[str]:
         """How many rows have each status."""
@@ -113,6 +117,7 @@ def _schema() -> pa.Schema:
             ("skus", pa.list_(pa.string())),
             ("status", names),
             ("reason", pa.string()),
+            ("crc32", pa.uint32()),
         ]
     )
 
@@ -123,28 +128,31 @@ def read_source(source: Place, connections: int) -> Catalog:
     Raises `UsageError` where the source is not there or holds no photos.
     """
     source.check()
-    photos, foreign = _list_ids(source, IMAGES, ".jpg")
-    metadata, more = _list_ids(source, METADATA, ".json")
+    with ThreadPoolExecutor(2) as pool:
+        listings = pool.map(_list_ids, [source] * 2, (IMAGES, METADATA), (".jpg", ".json"))
+        (photos, foreign), (metadata, more) = listings
     foreign.update(more)
     if not photos and not metadata:
         raise UsageError(
             f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
         )
-    rows = {id_: Row(id_, bytes=photos.get(id_)) for id_ in photos.keys() | metadata.keys()}
+    rows = {id_: Row(id_) for id_ in photos.keys() | metadata.keys()}
     for id_, row in rows.items():
+        if id_ in photos:
+            row.bytes = photos[id_].size_bytes
         if id_ not in metadata:
             row.put_aside("orphan-image", f"no {METADATA}/{id_}.json")
         elif id_ not in photos:
             row.put_aside("orphan-metadata", f"no {IMAGES}/{id_}.jpg")
         elif (complaint := _unusable(id_)) is not None:
             row.put_aside("quarantined", complaint)
-    for path, size in foreign.items():
-        rows[path] = Row(path, bytes=size)
+    for path, entry in foreign.items():
+        rows[path] = Row(path, bytes=entry.size_bytes)
         rows[path].put_aside("quarantined", f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json")
 
-    catalog = Catalog([row for _, row in sorted(rows.items())], {}, {})
+    catalog = Catalog([row for _, row in sorted(rows.items())], {}, {}, photos)
     digest = hashlib.sha256()
-    for row, data in _read_metadata(source, catalog.rows, connections):
+    for row, data in _read_metadata(source, catalog.rows, metadata, connections):
         if data is None:
             row.put_aside("orphan-image", f"{METADATA}/{row.id}.json vanished while reading")
             continue
@@ -167,37 +175,45 @@ def read_source(source: Place, connections: int) -> Catalog:
 
 
 def _read_metadata(
-    source: Place, rows: Sequence[Row], connections: int
+    source: Place, rows: Sequence[Row], listed: Mapping[str, Entry], connections: int
 ) -> Iterator[tuple[Row, bytes | None]]:
     """The metadata file of every row that may be sharded, in the rows' order."""
 
-    def get(row: Row) -> bytes | None:
+    def fetch(entry: Entry) -> bytes | None:
         try:
-            return source.get(f"{METADATA}/{row.id}.json")
-        except FileNotFoundError:
+            return source.fetch(entry)
+        except (FileNotFoundError, ObjectChanged):
             return None
 
-    paired = iter([row for row in rows if row.status == "sharded"])
-    total = sum(row.status == "sharded" for row in rows)
-    with ThreadPoolExecutor(connections) as pool, Progress("metadata", total, "files") as progress:
-        # Requests are kept just ahead of their use: a queue of all of them would fill the memory.
-        ahead = deque((row, pool.submit(get, row)) for row in islice(paired, 4 * connections))
-        while ahead:
-            row, answer = ahead.popleft()
-            yield row, answer.result()
-            progress.update()
-            ahead.extend((row, pool.submit(get, row)) for row in islice(paired, 1))
+    paired = [row for row in rows if row.status == "sharded"]
+    with (
+        ThreadPoolExecutor(connections) as pool,
+        Progress("metadata", len(paired), "files") as progress,
+    ):
+        for start in range(0, len(paired), CHUNK):
+            chunk = paired[start : start + CHUNK]
+            entries = [listed[row.id] for row in chunk]
+            known: Mapping[str, bytes | None] | None = read_chunk(entries)
+            if known is None:
+                paths = [entry.path for entry in entries]
+                known = dict(zip(paths, pool.map(fetch, entries), strict=True))
+                whole = {path: data for path, data in known.items() if data is not None}
+                if len(whole) == len(known):
+                    write_chunk(entries, whole)
+            for row, entry in zip(chunk, entries, strict=True):
+                yield row, known[entry.path]
+            progress.update(len(chunk))
 
 
-def _list_ids(source: Place, folder: str, suffix: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes by id of the objects named `folder/<id>suffix`, and by path of those that are not."""
+def _list_ids(source: Place, folder: str, suffix: str) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """The objects named `folder/<id>suffix` by id, and those that are not by path."""
     ids, foreign = {}, {}
     for entry in source.entries(folder):
         name = entry.path.removeprefix(f"{folder}/")
         if name.endswith(suffix) and "/" not in name and name != suffix:
-            ids[name.removesuffix(suffix)] = entry.size_bytes
+            ids[name.removesuffix(suffix)] = entry
         else:
-            foreign[entry.path] = entry.size_bytes
+            foreign[entry.path] = entry
     return ids, foreign
 
 

@@ -1,17 +1,30 @@
-"""Is a photo fit for training? Every one is decoded before it is written into a shard.
+"""Is a photo fit for training, and what has to be done to it?
 
-The GPU decoder cannot skip a bad photo: one that does not decode ends the whole run. So what is
-doubtful is found here, with libjpeg-turbo told to take no warning lightly.
+Every photo is decoded before it is written: the GPU decoder cannot skip a bad one, which ends the
+whole run. So what is doubtful is found here, with libjpeg-turbo told to take no warning lightly.
+A good photo's bytes are kept as they are, unless it is grey, CMYK, rotated by its EXIF data, or is
+to be resized.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["BadPhoto", "PhotoSize", "check_photo"]
+from bintally.command import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["BadPhoto", "Photo", "Resize", "check_photo", "prepare_photo"]
 
 MAX_PIXELS = 50_000_000
 """A larger photo is refused by its header, before its pixels would fill the memory."""
+
+QUALITY = 95
+"""Of a photo that had to be encoded again; at 90 the mean error grows from 1.6 to 2.0 of 255."""
 
 
 class BadPhoto(ValueError):
@@ -19,15 +32,51 @@ class BadPhoto(ValueError):
 
 
 @dataclass(frozen=True)
-class PhotoSize:
-    """Pixels."""
+class Photo:
+    """A photo as it goes into a shard."""
 
+    data: bytes
+    """JPEG."""
     width: int
+    """Pixels of the source's photo, upright."""
     height: int
+    note: str | None
+    """What was done to it beside resizing; None if nothing."""
 
 
-def check_photo(data: bytes) -> PhotoSize:
-    """Decodes a JPEG to its last coefficient; raises `BadPhoto` with the catalog's reason."""
+@dataclass(frozen=True)
+class Resize:
+    """To which size photos are stored: `width`×`height`, or the short side `short`."""
+
+    width: int = 0
+    height: int = 0
+    short: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Resize | None:
+        """Reads `--resize`: `256` is the short side, `224x224` the exact size, `` is none."""
+        if not text:
+            return None
+        if match := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text):
+            first, second = match.groups()
+            return cls(int(first), int(second)) if second else cls(short=int(first))
+        raise UsageError(f"--resize {text}: write 256 for the short side, or 224x224")
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """The size to store for a photo. By its short side a photo is never enlarged."""
+        if not self.short:
+            return self.width, self.height
+        shorter = min(width, height)
+        if shorter <= self.short:
+            return width, height
+        return round(width * self.short / shorter), round(height * self.short / shorter)
+
+
+def check_photo(data: bytes) -> tuple[int, int, str]:
+    """Decodes a JPEG to its last coefficient; its width, height and colour space.
+
+    Raises `BadPhoto` with the reason that the catalog then gives.
+    """
     import simplejpeg
 
     if not data:
@@ -40,11 +89,64 @@ def check_photo(data: bytes) -> PhotoSize:
         raise BadPhoto(f"photo has a damaged header: {error}") from error
     if width * height > MAX_PIXELS:
         raise BadPhoto(f"photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
-    if colorspace in ("CMYK", "YCCK"):
-        raise BadPhoto(f"photo is {colorspace}, not RGB or grey")
     try:
         # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=1, min_width=1, strict=True)
+        shown = "CMYK" if colorspace in CMYK else "GRAY"
+        simplejpeg.decode_jpeg(data, colorspace=shown, min_height=1, min_width=1, strict=True)
     except ValueError as error:
         raise BadPhoto(f"photo does not decode: {error}") from error
-    return PhotoSize(width, height)
+    return width, height, colorspace
+
+
+CMYK = ("CMYK", "YCCK")
+
+
+def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
+    """Checks a photo, and makes it RGB, upright, and of the size to store.
+
+    Raises `BadPhoto` as `check_photo` does.
+    """
+    width, height, colorspace = check_photo(data)
+    notes = []
+    if colorspace == "Gray":
+        notes.append("grey, stored as RGB")
+    elif colorspace in CMYK:
+        notes.append(f"{colorspace}, stored as RGB")
+    # Most photos have no EXIF at all, and need no second look.
+    turned = b"Exif\0\0" in data[:65_536] and _orientation(data) != 1
+    if turned:
+        notes.append("rotated as its EXIF says")
+    if not notes and resize is None:
+        return Photo(data, width, height, None)
+    upright = _decode(data)
+    width, height = upright.size
+    if resize is not None:
+        upright = _resized(upright, resize.of(width, height))
+    sink = io.BytesIO()
+    upright.save(sink, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    return Photo(sink.getvalue(), width, height, "; ".join(notes) or None)
+
+
+def _orientation(data: bytes) -> int:
+    from PIL import ExifTags, Image
+
+    with Image.open(io.BytesIO(data)) as photo:
+        value = photo.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _decode(data: bytes) -> Image.Image:
+    """An upright RGB image without metadata."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data)) as photo:
+        photo.load()
+        upright = ImageOps.exif_transpose(photo).convert("RGB")
+    return Image.frombytes("RGB", upright.size, upright.tobytes())
+
+
+def _resized(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Antialiased and bilinear, as the loader resizes: stored at its size, it resizes no more."""
+    from PIL import Image
+
+    return photo if photo.size == size else photo.resize(size, Image.Resampling.BILINEAR)

@@ -14,15 +14,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from bintally.places import Place
-from sharding.catalog import IMAGES
+from bintally.places import Entry, ObjectChanged, Place
 from sharding.dataset import Shard, format_index
 from sharding.metadata import parse_metadata
-from sharding.photo import BadPhoto, PhotoSize, check_photo
+from sharding.photo import BadPhoto, Photo, Resize, prepare_photo
 from sharding.plan import PlannedShard
 from sharding.tar import TarBuilder
 
-__all__ = ["RECORDS", "ShardJob", "ShardRecord", "record_path", "run_job"]
+__all__ = ["RECORDS", "ShardJob", "ShardRecord", "Written", "record_path", "run_job"]
 
 RECORDS = ".build"
 """Where an unfinished build keeps what it needs to go on; gone when the dataset is complete."""
@@ -33,12 +32,26 @@ class ShardJob:
     """A shard to write, whole and by itself."""
 
     shard: PlannedShard
+    photos: Mapping[str, Entry]
+    """Its photos by id, as they were listed."""
     metadata: Mapping[str, bytes]
     """The zlib-compressed JSON of its ids."""
     source: Place
     destination: Place
     connections: int
     """Requests in flight."""
+    resize: Resize | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sample in the tar, and what the catalog is to say of it."""
+
+    id: str
+    width: int
+    height: int
+    crc32: int
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,8 @@ class ShardRecord:
     """What a job wrote: the proof that a shard is done, and what it adds to the catalog."""
 
     shard: Shard
-    written: Sequence[tuple[str, int, int]]
-    """(id, width, height) of each sample in the tar's order."""
+    written: Sequence[Written]
+    """The samples in the tar's order."""
     quarantined: Mapping[str, str]
     """Reasons by id."""
 
@@ -57,7 +70,7 @@ class ShardRecord:
     @classmethod
     def from_json(cls, data: bytes) -> ShardRecord:
         value = json.loads(data)
-        written = [(id_, width, height) for id_, width, height in value["written"]]
+        written = [Written(**sample) for sample in value["written"]]
         return cls(Shard(**value["shard"]), written, value["quarantined"])
 
 
@@ -69,27 +82,28 @@ def record_path(shard: PlannedShard) -> str:
 def run_job(job: ShardJob) -> ShardRecord:
     """Writes the tar, then its index, then the record that says both are there."""
 
-    def fetch(id_: str) -> tuple[bytes, PhotoSize] | str:
+    def fetch(id_: str) -> Photo | str:
+        entry = job.photos[id_]
         try:
-            photo = job.source.get(f"{IMAGES}/{id_}.jpg")
-            return photo, check_photo(photo)
+            return prepare_photo(job.source.fetch(entry), job.resize)
         except FileNotFoundError:
-            return f"{IMAGES}/{id_}.jpg vanished before it was fetched"
+            return f"{entry.path} vanished before it was fetched"
+        except ObjectChanged:
+            return f"{entry.path} changed before it was fetched"
         except BadPhoto as error:
             return str(error)
 
     tar = TarBuilder()
     written, quarantined, counts = [], {}, Counter[int]()
     with ThreadPoolExecutor(job.connections) as pool:
-        for id_, answer in zip(job.shard.ids, pool.map(fetch, job.shard.ids), strict=True):
-            if isinstance(answer, str):
-                quarantined[id_] = answer
+        for id_, photo in zip(job.shard.ids, pool.map(fetch, job.shard.ids), strict=True):
+            if isinstance(photo, str):
+                quarantined[id_] = photo
                 continue
-            photo, size = answer
             metadata = zlib.decompress(job.metadata[id_])
             count = parse_metadata(metadata).count
-            tar.add(id_, [("jpg", photo), ("cls", b"%d" % count), ("json", metadata)])
-            written.append((id_, size.width, size.height))
+            crc = tar.add(id_, [("jpg", photo.data), ("cls", b"%d" % count), ("json", metadata)])
+            written.append(Written(id_, photo.width, photo.height, crc, photo.note))
             counts[count] += 1
 
     data = tar.finish()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sharding.dataset import SPLITS
 
-__all__ = ["assign_splits", "shuffled"]
+__all__ = ["assign_splits", "deal", "shuffled"]
 
 
 def _draw(seed: int, purpose: str, name: str) -> bytes:
@@ -25,19 +25,19 @@ def shuffled(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(ids, key=lambda id_: _draw(seed, purpose, id_))
 
 
-def assign_splits(
+def deal(
     counts: Mapping[str, int],
     groups: Mapping[str, str],
     ratios: Sequence[float],
     seed: int,
-) -> dict[str, str]:
-    """The split of every sample.
+    purpose: str,
+) -> dict[str, int]:
+    """Deals samples to parts: which of `ratios`, adding up to one, each sample belongs to.
 
-    `counts` gives each sample's count, `groups` its group (for at least these ids), `ratios` the
-    shares of train, validation and test, adding up to one. Groups are dealt in random order,
-    larger ones first, each to the split whose share of the group's classes is filled the least;
-    the single samples that come last even out what the groups left (iterative stratification,
-    Sechidis et al. 2011, with groups for labels).
+    `counts` gives each sample's count, `groups` its group (for at least these ids). Groups are
+    dealt whole and in random order, larger ones first, each to the part whose share of the group's
+    classes is filled the least; the single samples that come last even out what the groups left
+    (iterative stratification, Sechidis et al. 2011, with groups for labels).
     """
     members: dict[str, list[int]] = defaultdict(list)
     for id_, count in counts.items():
@@ -45,17 +45,27 @@ def assign_splits(
     total = Counter(counts.values())
     wanted = [{c: ratio * n for c, n in total.items()} for ratio in ratios]
     filled = [dict.fromkeys(total, 0) for _ in ratios]
-    choices = [s for s, ratio in enumerate(ratios) if ratio > 0]
+    choices = [part for part, ratio in enumerate(ratios) if ratio > 0]
 
-    def room(split: int, group: Sequence[int]) -> tuple[float, float]:
-        want, have = wanted[split], filled[split]
-        return sum(1 - have[c] / want[c] for c in group), ratios[split]
+    def room(part: int, group: Sequence[int]) -> tuple[float, float]:
+        want, have = wanted[part], filled[part]
+        return sum(1 - have[c] / want[c] for c in group), ratios[part]
 
     chosen = {}
-    order = shuffled(members, seed, "split")
-    for group in sorted(order, key=lambda g: -len(members[g])):
-        split = max(choices, key=lambda s: room(s, members[group]))
+    for group in sorted(shuffled(members, seed, purpose), key=lambda g: -len(members[g])):
+        part = max(choices, key=lambda p: room(p, members[group]))
         for count in members[group]:
-            filled[split][count] += 1
-        chosen[group] = SPLITS[split]
+            filled[part][count] += 1
+        chosen[group] = part
     return {id_: chosen[groups[id_]] for id_ in counts}
+
+
+def assign_splits(
+    counts: Mapping[str, int],
+    groups: Mapping[str, str],
+    ratios: Sequence[float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of every sample; `ratios` are the shares of train, validation and test."""
+    parts = deal(counts, groups, ratios, seed, "split")
+    return {id_: SPLITS[part] for id_, part in parts.items()}

@@ -8,6 +8,7 @@ more to every member.
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Sequence
 
 from sharding.dataset import Component, IndexedSample
@@ -27,9 +28,13 @@ class TarBuilder:
         self._size = 0
         self.samples: list[IndexedSample] = []
 
-    def add(self, id_: str, files: Sequence[tuple[str, bytes]]) -> None:
-        """Appends a sample: its id and (extension, data) of each of its files."""
+    def add(self, id_: str, files: Sequence[tuple[str, bytes]]) -> int:
+        """Appends a sample: its id and (extension, data) of each of its files.
+
+        Returns the CRC-32 of all that it adds to the tar, headers and padding included.
+        """
         components = []
+        first = len(self._chunks)
         for extension, data in files:
             info = tarfile.TarInfo(f"{id_}.{extension}")
             info.size = len(data)
@@ -39,6 +44,10 @@ class TarBuilder:
             self._append(data)
             self._append(bytes(-len(data) % BLOCK))
         self.samples.append(IndexedSample(id_, components))
+        crc = 0
+        for chunk in self._chunks[first:]:
+            crc = zlib.crc32(chunk, crc)
+        return crc
 
     def finish(self) -> bytes:
         """The whole tar, ended as tar ends it: two empty blocks, filled up to a record."""

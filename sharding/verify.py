@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from tarfile import BLOCKSIZE
 
 from bintally.places import Place
 from bintally.progress import Progress
@@ -57,11 +59,12 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
     seen: Counter[str] = Counter()
     with Progress("verify", sum(s.samples for _, s in shards), "samples") as progress:
         for name, shard in shards:
-            samples, found = _verify_shard(place, shard, decode)
+            own = listed.pop(shard.path, {})
+            samples, found = _verify_shard(place, shard, own, decode)
             damage += found
             seen.update(sample.id for sample in samples)
             if rows is not None:
-                damage += _compare_rows(name, shard, samples, listed.pop(shard.path, {}))
+                damage += _compare_rows(name, shard, samples, own)
             progress.update(shard.samples)
     damage += [f"{CATALOG}: names a shard {path} that {DATASET} does not" for path in listed]
     damage += [f"sample {id_}: is in the dataset {n} times" for id_, n in seen.items() if n > 1]
@@ -69,7 +72,7 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
 
 
 def _verify_shard(
-    place: Place, shard: Shard, decode: bool
+    place: Place, shard: Shard, rows: Mapping[str, Row], decode: bool
 ) -> tuple[Sequence[IndexedSample], list[str]]:
     """The samples that a shard's tar holds, and what is wrong with it and its index."""
     damage = []
@@ -77,10 +80,17 @@ def _verify_shard(
         data = place.get(shard.path)
     except FileNotFoundError:
         return [], [f"{shard.path}: missing"]
-    if len(data) != shard.bytes:
-        damage.append(f"{shard.path}: has {len(data):,} bytes, not {shard.bytes:,}")
-    elif hashlib.sha256(data).hexdigest() != shard.sha256:
-        damage.append(f"{shard.path}: its sha256 is not the one in {DATASET}")
+    index, complaint = _read_index(place, shard)
+    if len(data) != shard.bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
+        what = "its sha256 is not the one in dataset.json"
+        if len(data) != shard.bytes:
+            what = f"has {len(data):,} bytes, not {shard.bytes:,}"
+        damage.append(f"{shard.path}: {what}")
+        damage += [
+            f"{shard.path}: sample {sample.id}: its bytes are not those that were written"
+            for sample in index
+            if sample.id in rows and _crc32(data, sample) != rows[sample.id].crc32
+        ]
 
     samples: list[IndexedSample] = []
     try:
@@ -99,17 +109,32 @@ def _verify_shard(
             except BadPhoto as error:
                 damage.append(f"{shard.path}: sample {sample.id}: {error}")
 
-    try:
-        index = place.get(shard.index)
-        parse_index(index)
-    except FileNotFoundError:
-        damage.append(f"{shard.index}: missing")
-    except ValueError as error:
-        damage.append(f"{shard.index}: not an index: {error}")
-    else:
-        if samples and index != format_index(samples):
-            damage.append(f"{shard.index}: does not say what {shard.path} holds")
+    if complaint is not None:
+        damage.append(f"{shard.index}: {complaint}")
+    elif samples and index != samples:
+        damage.append(f"{shard.index}: does not say what {shard.path} holds")
     return samples, damage
+
+
+def _read_index(place: Place, shard: Shard) -> tuple[Sequence[IndexedSample], str | None]:
+    """A shard's index, or what is wrong with it."""
+    try:
+        data = place.get(shard.index)
+        samples = parse_index(data)
+    except FileNotFoundError:
+        return [], "missing"
+    except ValueError as error:
+        return [], f"not an index: {error}"
+    if data != format_index(samples):
+        return [], "is not as it was written"
+    return samples, None
+
+
+def _crc32(data: bytes, sample: IndexedSample) -> int:
+    """Of a sample's part of a tar, from its first header to its last padding."""
+    first, last = sample.components[0], sample.components[-1]
+    end = last.offset + last.size
+    return zlib.crc32(data[first.offset - BLOCKSIZE : end + -end % BLOCKSIZE])
 
 
 def _walk(data: bytes) -> Iterator[IndexedSample]:

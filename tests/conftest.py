@@ -21,6 +21,15 @@ SEED = 7
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Metadata is kept in a folder of the tests' own, not in the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BINTALLY_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def abid() -> Path:
     """The real photos, which no clone holds; the tests that want them are skipped without."""
@@ -136,9 +145,10 @@ def run() -> Command:
 def shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the rendered bucket: six classes, several shards a split, odd sizes."""
     from sharding.build import build
+    from sharding.distribute import Processes
     from sharding.plan import Options
 
     folder = tmp_path_factory.mktemp("shards") / "dataset"
     options = Options(shard_samples=30)
-    build(open_place(bucket), open_place(folder), options, workers=1, connections=8)
+    build(open_place(bucket), open_place(folder), options, distributor=Processes(1), connections=8)
     return folder

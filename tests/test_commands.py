@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, Command
 
-PACKAGES = ["sharding", "training"]
+PACKAGES = ["sharding", "training", "benchmarks"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

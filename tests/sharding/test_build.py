@@ -22,6 +22,7 @@ from bintally.command import UsageError, WorkError
 from bintally.places import Folder, open_place
 from sharding.build import build
 from sharding.dataset import SPLITS, parse_index, read_dataset
+from sharding.distribute import Processes
 from sharding.plan import Options
 from tests.conftest import REPOSITORY, Command, contents
 
@@ -29,7 +30,13 @@ OPTIONS = Options(shard_samples=30)
 
 
 def make(source: Path | str, folder: Path, *, workers: int = 1, options: Options = OPTIONS) -> Path:
-    build(open_place(source), open_place(folder), options, workers=workers, connections=8)
+    build(
+        open_place(source),
+        open_place(folder),
+        options,
+        distributor=Processes(workers),
+        connections=8,
+    )
     return folder
 
 
@@ -143,7 +150,7 @@ def test_the_same_source_gives_the_same_bytes(
 
 def test_a_dataset_can_be_written_to_s3(bucket: Path, shards: Path, s3: str, run: Command) -> None:
     place = open_place(f"{s3}/dataset")
-    build(open_place(bucket), place, OPTIONS, workers=1, connections=8)
+    build(open_place(bucket), place, OPTIONS, distributor=Processes(1), connections=8)
     assert {e.path: place.get(e.path) for e in place.entries()} == contents(shards)
     run("sharding", "verify", f"{s3}/dataset", check=True)
 
@@ -231,11 +238,11 @@ def test_a_resumed_build_does_not_fetch_finished_shards_again(
     source, destination = FailingFolder(bucket), open_place(tmp_path / "made")
     source.fails_after = 65  # in the third shard of 30
     with pytest.raises(WorkError, match="the disk is gone"):
-        build(source, destination, OPTIONS, workers=1, connections=1)
+        build(source, destination, OPTIONS, distributor=Processes(1), connections=1)
     assert not (tmp_path / "made/dataset.json").exists()
     planned = sum(row["shard"] is not None for row in catalog(shards).values()) + 2
     source.fails_after, source.photos_read = sys.maxsize, 0
-    result = build(source, destination, OPTIONS, workers=1, connections=1)
+    result = build(source, destination, OPTIONS, distributor=Processes(1), connections=1)
     assert result.resumed_shards == 2
     assert source.photos_read == planned - 60
     assert contents(tmp_path / "made") == contents(shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bintally.places import open_place
+from sharding.dataset import parse_index
 from sharding.verify import verify
 from tests.conftest import Command
 
@@ -35,14 +37,29 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_anywhere_is_found(damaged: Path) -> None:
+def test_a_flipped_bit_anywhere_is_found_and_its_sample_named(damaged: Path) -> None:
     tar = min(damaged.glob("validation/*.tar"))
-    whole, draw = tar.read_bytes(), random.Random(0)
-    for _ in range(40):
-        flip(tar, draw.randrange(len(whole)))
-        assert any(line.startswith("validation/validation-000000.tar") for line in faults(damaged))
-        tar.write_bytes(whole)
     index = tar.with_suffix(".idx")
+    whole, draw = tar.read_bytes(), random.Random(0)
+    samples = parse_index(index.read_bytes())
+    starts = [sample.components[0].offset - 512 for sample in samples]
+    last = samples[-1].components[-1]
+    end = -(-(last.offset + last.size) // 512) * 512
+    for _ in range(60):
+        at = draw.randrange(end)
+        flip(tar, at)
+        victim = samples[bisect.bisect_right(starts, at) - 1].id
+        named = [line for line in faults(damaged) if "its bytes are not those" in line]
+        assert named == [
+            f"validation/validation-000000.tar: sample {victim}: "
+            "its bytes are not those that were written"
+        ]
+        tar.write_bytes(whole)
+    flip(tar, end + 700)  # in the empty blocks that end a tar
+    assert faults(damaged) == [
+        "validation/validation-000000.tar: its sha256 is not the one in dataset.json"
+    ]
+    tar.write_bytes(whole)
     for at in range(0, index.stat().st_size, 97):
         flip(index, at)
         assert any(line.startswith("validation/validation-000000.idx") for line in faults(damaged))
@@ -84,7 +101,7 @@ def _catalog_without_first_sample(folder: Path) -> bytes:
     rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
     first = next(row for row in rows if row.status == "sharded")
     first.put_aside("excluded", "by a test")
-    return Catalog(rows, {}, {}).to_parquet()
+    return Catalog(rows, {}, {}, {}).to_parquet()
 
 
 @pytest.mark.parametrize("what", DAMAGE)

@@ -1,0 +1,257 @@
+"""The loader benchmark: `python -m benchmarks loader [--quick]`, see `Loader` in `__main__`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.environment import read_environment
+from benchmarks.loader_contestants import (
+    BATCH_SIZE,
+    PREPROCESSING,
+    SHUFFLE_BUFFER,
+    Workload,
+    dali_reader,
+    image_folder,
+    ours,
+    wds,
+)
+from benchmarks.loader_limit import limit
+from benchmarks.measure import Contestant, take_turns
+from benchmarks.plot import write_plot
+from benchmarks.results import Metric, Report, default_folder
+from bintally.command import UsageError
+from bintally.progress import say
+
+__all__ = ["run"]
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "webdataset",
+    "pillow",
+    "simplejpeg",
+    "numpy",
+)
+METRICS = (
+    Metric("photos_per_s", "photos/s"),
+    Metric("cpu_s_per_1000", "CPU s per 1,000 photos", 2),
+    Metric("peak_memory_mib", "peak memory, MiB"),
+    Metric("first_batch_s", "first batch, s", 2),
+)
+PHOTOS_PER_CORE = 750
+PHOTOS_PER_CORE_QUICK = 200
+
+
+def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
+    """Measures all loaders and writes the results; 1 where a contestant failed."""
+    if shards is not None:
+        _check(shards)
+    environment = read_environment(LIBRARIES)
+    folder = output or default_folder(environment, quick)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: not a folder")
+    num_rounds = 3 if quick else 5
+    with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
+        scratch = Path(temporary)
+        place = shards or _render(scratch, PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE)
+        workload = _prepare(place, scratch / "photos", "cuda" if environment.gpu else "cpu")
+        results = take_turns(_contestants(workload), num_rounds, task="loader")
+        report = Report(
+            name="loader",
+            title="Loaders: from photos on disk to batches for the model",
+            metrics=METRICS,
+            workload=_describe(workload, rendered=shards is None),
+            notes=_notes(workload),
+            num_rounds=num_rounds,
+            quick=quick,
+            environment=environment,
+            results=results,
+        )
+    report.write(folder)
+    write_plot(report, folder)
+    print(report.table())
+    print(f"{folder / 'loader.md'}")
+    return 1 if any(result.error for result in results) else 0
+
+
+def _check(shards: str) -> None:
+    from bintally.places import open_place
+    from sharding.dataset import read_dataset
+
+    num_photos = read_dataset(open_place(shards)).splits["train"].samples
+    if num_photos <= BATCH_SIZE:
+        raise UsageError(
+            f"--shards {shards}: its train split has {num_photos:,} photos; more than a batch "
+            f"of {BATCH_SIZE} are needed, for the first one does not count"
+        )
+
+
+def _render(scratch: Path, photos_per_core: int) -> str:
+    """A dataset whose photos are all in the train split, in equal shards for every worker."""
+    from bintally.places import open_place
+    from sharding.build import build
+    from sharding.catalog import read_source
+    from sharding.distribute import Processes
+    from sharding.plan import Options, make_plan
+    from sharding.synthesize import synthesize
+
+    num_cores = os.cpu_count() or 1
+    num_images = photos_per_core * num_cores
+    say(f"rendering {num_images:,} photos")
+    source, destination = open_place(scratch / "bucket"), open_place(scratch / "shards")
+    synthesize(source, images=num_images, seed=0)
+    options: dict[str, Any] = {"split": (1.0, 0.0, 0.0), "group": "none"}
+    # webdataset deals whole shards to its workers: unequal ones would hold it up.
+    plan = make_plan(read_source(source, connections=8), Options(**options))
+    num_photos = sum(len(shard.ids) for shard in plan.shards)
+    options["shard_samples"] = -(-num_photos // (2 * num_cores))
+    build(source, destination, Options(**options), distributor=Processes(1), connections=8)
+    return str(destination)
+
+
+def _prepare(shards: str, photos: Path, device: Literal["cpu", "cuda"]) -> Workload:
+    """Unpacks the train split for ImageFolder."""
+    from bintally.places import open_place
+    from sharding.dataset import read_dataset
+    from training.samples import Samples
+
+    place = open_place(shards)
+    dataset = read_dataset(place)
+    samples = Samples(place, dataset, "train")
+    # Numbered by class: by its name alone, ImageFolder would put class 10 before class 2.
+    for number in range(len(dataset.classes)):
+        (photos / f"{number:03d}").mkdir(parents=True)
+    say(f"unpacking {len(samples):,} photos for ImageFolder")
+    labels = samples.labels(range(len(samples)), dataset.classes)
+    for index, label in enumerate(labels):
+        path = photos / f"{label:03d}" / f"{samples.ids[index]}.jpg"
+        path.write_bytes(samples.photo(index).tobytes())
+    split = dataset.splits["train"]
+    root = Path(shards).resolve()
+    return Workload(
+        shards=root,
+        tars=tuple(str(root / shard.path) for shard in split.shards),
+        indexes=tuple(str(root / shard.index) for shard in split.shards),
+        image_folder=photos,
+        classes=tuple(dataset.classes),
+        class_counts=tuple(split.class_counts[str(count)] for count in dataset.classes),
+        device=device,
+        num_workers=os.cpu_count() or 1,
+    )
+
+
+def _contestants(workload: Workload) -> list[Contestant]:
+    on_gpu = workload.device == "cuda"
+    workers = workload.num_workers
+    decode = "mixed (GPU)" if on_gpu else "CPU"
+    copied = {"to_the_gpu": "pinned memory, asynchronous copy"} if on_gpu else {}
+    return [
+        Contestant(
+            "ours, DALI engine",
+            partial(ours, workload, "dali"),
+            {
+                "decode": f"DALI, {decode}",
+                "antialiased": True,
+                "threads": workers,
+                "order": "exact global permutation",
+                "layout": "channels last",
+            },
+            "ours",
+        ),
+        Contestant(
+            "ours, torch engine",
+            partial(ours, workload, "torch"),
+            {
+                "decode": "simplejpeg (libjpeg-turbo), full size",
+                "antialiased": True,
+                "threads": workers,
+                "order": "exact global permutation",
+                "layout": "channels last",
+                **({"to_the_gpu": "uint8, normalised there"} if on_gpu else {}),
+            },
+            "ours",
+        ),
+        Contestant(
+            "ImageFolder",
+            partial(image_folder, workload),
+            {
+                "decode": "PIL",
+                "antialiased": True,
+                "workers": workers,
+                "order": "DataLoader(shuffle=True)",
+                "layout": "channels first",
+                **copied,
+            },
+        ),
+        Contestant(
+            "webdataset",
+            partial(wds, workload),
+            {
+                "decode": "PIL",
+                "antialiased": True,
+                "workers": workload.num_wds_workers,
+                "order": f"shards shuffled, buffer of {SHUFFLE_BUFFER} photos a worker",
+                "layout": "channels first",
+                **copied,
+            },
+        ),
+        Contestant(
+            "DALI's reader",
+            partial(dali_reader, workload),
+            {
+                "decode": f"DALI, {decode}",
+                "antialiased": True,
+                "threads": workers,
+                "order": f"random_shuffle, buffer of {SHUFFLE_BUFFER} photos",
+                "layout": "channels first",
+            },
+        ),
+        Contestant(
+            "CPU limit",
+            partial(limit, workload),
+            {
+                "decode": "simplejpeg (libjpeg-turbo), full size",
+                "antialiased": True,
+                "processes": workers,
+                "left_out": "order, flips, batches" + (", the copy to the GPU" if on_gpu else ""),
+            },
+            "limit",
+        ),
+    ]
+
+
+def _describe(workload: Workload, rendered: bool) -> dict[str, Any]:
+    num_bytes = sum(path.stat().st_size for path in workload.image_folder.rglob("*.jpg"))
+    size = PREPROCESSING.image_size
+    return {
+        "photos": workload.num_photos,
+        "source": "rendered bins" if rendered else "the dataset that --shards names",
+        "mean_photo": f"{num_bytes / workload.num_photos / 1000:.1f} kB",
+        "shards": len(workload.tars),
+        "work": f"decode, stretch to {size}×{size} (bilinear), flip with p = 0.5, normalise",
+        "batch": f"{BATCH_SIZE} × 3 × {size} × {size} float32",
+        "device": workload.device,
+        "epochs": "one, shuffled, from the page cache",
+    }
+
+
+def _notes(workload: Workload) -> list[str]:
+    notes = [
+        f"photos/s: wall time over the epoch without its first {workload.num_workers} batches, "
+        "one for each worker. Every run counted that each class came with all its photos, and with "
+        "ours that each sample came once; a loader that fails has an error here, not a number.",
+        "CPU s: user and system time of all processes for the whole epoch, start included.",
+        "Peak memory: the process's peak, PyTorch itself included, and what its workers have to "
+        "themselves towards the epoch's end.",
+        "First batch: from the loader's making, with all imports done before.",
+        "CPU limit: what the torch engine does to a photo, in a bare loop in a process for each "
+        "core.",
+    ]
+    if workload.device == "cuda":
+        notes.append("A loader that decodes on the GPU may pass the CPU's limit.")
+    return notes

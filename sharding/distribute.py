@@ -1,0 +1,121 @@
+"""Where shard jobs run: in processes of this machine, or on a Ray cluster. The job is the same.
+
+A job shares nothing and writes whole files only, so one that is lost is simply run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Protocol
+
+from bintally.command import UsageError, WorkError
+from sharding.shard import ShardJob, ShardRecord, run_job
+
+__all__ = ["Distributor", "Processes", "RayCluster"]
+
+
+class Distributor(Protocol):
+    """Runs jobs, several at a time."""
+
+    workers: int
+    """How many at a time."""
+
+    def run(self, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+        """The jobs' records, as they are done. A job's error is raised, and ends the others."""
+
+
+class Processes:
+    """Runs jobs in processes of this machine; a single worker is this process itself."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def run(self, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+        """See `Distributor.run`."""
+        workers = min(self.workers, len(jobs))
+        if workers <= 1:
+            yield from map(run_job, jobs)
+            return
+        # Not fork: the S3 client's threads would not survive it.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
+            try:
+                for future in as_completed({pool.submit(run_job, job) for job in jobs}):
+                    yield future.result()
+            except BrokenProcessPool as error:
+                raise WorkError(
+                    "a worker process died (out of memory?); run the same command to continue, "
+                    "with fewer --workers if it happens again"
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Ends a worker process when its parent ends, however that ends."""
+    # The parent reports an interruption; a traceback from every worker would only bury it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker process"
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class RayCluster:
+    """Runs jobs as Ray tasks of a core each. Lost nodes' jobs are run again on others.
+
+    All nodes must have bintally installed, and reach the places by the same names: S3, or a file
+    system that they share.
+    """
+
+    RETRIES = 20
+    """How often a job is run again when its node or worker is lost."""
+    AHEAD = 2
+    """Jobs submitted for each core: enough to keep it busy, few enough to keep them small."""
+
+    def __init__(self, address: str) -> None:
+        """Connects to the cluster; `UsageError` if there is none at `address`."""
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--ray {address}: no Ray cluster answers there: {reason}") from error
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+        """See `Distributor.run`."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        task = ray.remote(num_cpus=1, max_retries=self.RETRIES)(run_job)
+        waiting = iter(jobs)
+        running = [task.remote(job) for job in islice(waiting, self.AHEAD * self.workers)]
+        try:
+            while running:
+                done, running = ray.wait(running)
+                yield from ray.get(done)
+                running += [task.remote(job) for job in islice(waiting, len(done))]
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise WorkError(
+                f"the Ray cluster lost a job {self.RETRIES + 1} times over: "
+                f"{str(error).splitlines()[0]}; run the same command to continue"
+            ) from error
+        finally:
+            ray.shutdown()

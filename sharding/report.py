@@ -1,0 +1,462 @@
+"""What a bucket holds: the statistics of a dataset's catalog, as an HTML page and PNG figures.
+
+These are the numbers that the ABID challenge published of its own data (totals, distribution of
+quantities, repetition of objects), for any bucket. `summarize` and `render_report` are pure; the
+page's words and looks are in `report.html.j2`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bintally.command import UsageError, WorkError
+from bintally.places import Place, write_atomically
+from sharding.catalog import Row, read_catalog_file
+from sharding.dataset import CATALOG, Dataset, read_dataset
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+
+__all__ = ["Statistics", "render_report", "summarize", "write_report"]
+
+FEW = 10
+"""ABID's authors say what share of the bins holds fewer items than this."""
+TAIL = 99.5
+"""Percentile up to which a histogram has bars of its own; the last bar holds the rest."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some numbers, described by five."""
+
+    mean: float
+    p5: float
+    median: float
+    p95: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Numbers of photos by the lower edge of each bar."""
+
+    step: int
+    bars: Mapping[int, int]
+    open_ended: bool
+    """The last bar also holds all that is larger."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why photos were put aside, or converted."""
+
+    text: str
+    photos: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """The samples of a split."""
+
+    samples: int
+    shards: int
+    class_counts: Mapping[int, int]
+    mean_quantity: float | None
+    products: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A bucket in numbers. A *bin* is a photo whose metadata could be read, whatever became of it:
+    in a shard, excluded, or quarantined because the photo itself is damaged."""
+
+    statuses: Mapping[str, int]
+    reasons: Mapping[str, Sequence[Reason]]
+    """By status, the most frequent first. Of those `sharded`: what was done to the photos."""
+    bins: int
+    empty_bins: int
+    bins_with_few: int
+    """Holding fewer than `FEW` items."""
+    quantity: Spread | None
+    quantities: Histogram
+    """Of step 1."""
+    products: int
+    """Product categories: distinct SKUs."""
+    repetition: Mapping[int, int]
+    """Products by the number of photos that show them, ascending."""
+    products_per_bin: float | None
+    groups: int
+    """Neighbour groups of two photos or more."""
+    photos_in_groups: int
+    largest_group: int
+    sizes: Mapping[str, Spread | None]
+    """`bytes` of every bin's photo; `width` and `height` of those in shards, which were decoded."""
+    size_histograms: Mapping[str, Histogram]
+    splits: Mapping[str, SplitStatistics]
+    dataset: Dataset
+
+    def shown(self, at_least: int, at_most: float) -> int:
+        """Products that so many photos show."""
+        return sum(n for photos, n in self.repetition.items() if at_least <= photos <= at_most)
+
+
+def summarize(rows: Sequence[Row], dataset: Dataset) -> Statistics:
+    """The statistics of a dataset and the rows of its catalog."""
+    bins = [row for row in rows if row.count is not None]
+    quantities = [row.count for row in bins if row.count is not None]
+    repetition = Counter(chain.from_iterable(row.skus or () for row in bins))
+    groups = Counter(row.group for row in bins if row.group is not None)
+    in_split: defaultdict[str | None, list[Row]] = defaultdict(list)
+    for row in bins:
+        in_split[row.split].append(row)
+    sizes = {
+        "bytes": [row.bytes for row in bins if row.bytes is not None],
+        "width": [row.width for row in bins if row.width is not None],
+        "height": [row.height for row in bins if row.height is not None],
+    }
+    pixels = _step(sizes["width"] + sizes["height"])
+    steps = {"bytes": _step(sizes["bytes"]), "width": pixels, "height": pixels}
+    return Statistics(
+        statuses=dict(sorted(Counter(row.status for row in rows).items())),
+        reasons={
+            status: _reasons([row for row in rows if row.status == status])
+            for status in ("sharded", "excluded", "quarantined")
+        },
+        bins=len(bins),
+        empty_bins=quantities.count(0),
+        bins_with_few=sum(quantity < FEW for quantity in quantities),
+        quantity=_spread(quantities),
+        quantities=_histogram(quantities, 1),
+        products=len(repetition),
+        repetition=dict(sorted(Counter(repetition.values()).items())),
+        products_per_bin=repetition.total() / len(bins) if bins else None,
+        groups=sum(size > 1 for size in groups.values()),
+        photos_in_groups=sum(size for size in groups.values() if size > 1),
+        largest_group=max(groups.values(), default=0),
+        sizes={name: _spread(values) for name, values in sizes.items()},
+        size_histograms={name: _histogram(sizes[name], step) for name, step in steps.items()},
+        splits={
+            name: SplitStatistics(
+                split.samples,
+                len(split.shards),
+                {count: split.class_counts.get(str(count), 0) for count in dataset.classes},
+                _mean([row.count or 0 for row in in_split[name]]),
+                len({sku for row in in_split[name] for sku in row.skus or ()}),
+            )
+            for name, split in dataset.splits.items()
+        },
+        dataset=dataset,
+    )
+
+
+def _mean(values: Sequence[int]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _spread(values: Sequence[int]) -> Spread | None:
+    import numpy as np
+
+    if not values:
+        return None
+    p5, median, p95 = (float(value) for value in np.percentile(values, (5, 50, 95)))
+    return Spread(sum(values) / len(values), p5, median, p95, max(values))
+
+
+def _step(values: Sequence[int]) -> int:
+    """A round width for some 30 bars."""
+    import numpy as np
+
+    low, high = np.percentile(values or [0], (0, TAIL))
+    least = float(max(high - low, high / 2)) / 30
+    return next(n for n in (m * int(10**k) for k in range(20) for m in (1, 2, 5)) if n >= least)
+
+
+def _histogram(values: Sequence[int], step: int) -> Histogram:
+    import numpy as np
+
+    if not values:
+        return Histogram(step, {}, open_ended=False)
+    places = np.asarray(values) // step
+    last = int(np.percentile(values, TAIL, method="higher") // step)
+    bars = Counter(np.minimum(places, last).tolist())
+    return Histogram(step, {at * step: bars[at] for at in sorted(bars)}, bool(places.max() > last))
+
+
+_DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such as 0xd9 or 640x480
+    r"""("[^"]*("|…)|(?<!\w)'[^']*'(?!\w)|\[.*(\]|…)|\{.*(\}|…)|\b0x[0-9a-f]+|-?\d+([.,x]\d+)*)"""
+)
+
+
+def _reasons(rows: Sequence[Row]) -> list[Reason]:
+    """The rows' reasons; those of quarantine that differ only in their details are one."""
+    ids = defaultdict(list)
+    for row in rows:
+        text = row.reason
+        if text is not None and row.status == "quarantined":
+            # An id stands in a reason as the name of a file.
+            text = _DETAIL.sub("…", text.replace(f"/{row.id}.", "/…."))
+        if text is not None:
+            ids[text].append(row.id)
+    found = [Reason(text, len(named), named[:3]) for text, named in ids.items()]
+    return sorted(found, key=lambda reason: (-reason.photos, reason.text))
+
+
+def write_report(place: Place, output: Path) -> Path:
+    """Describes the dataset at `place` in the folder `output`; returns where the page is.
+
+    Raises as `read_dataset` does, and `WorkError` where the catalog is missing or damaged.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: not a folder")
+    dataset = read_dataset(place)
+    try:
+        rows = read_catalog_file(place.get(CATALOG))
+    except FileNotFoundError:
+        raise WorkError(f"{place}: no {CATALOG}; build the dataset again") from None
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WorkError(f"{place}/{CATALOG}: not readable: {reason}; build it again") from error
+    html, figures = render_report(summarize(rows, dataset), str(place))
+    for name, png in figures.items():
+        write_atomically(output / name, png)
+    write_atomically(output / "report.html", html.encode())
+    return output / "report.html"
+
+
+# Figures are drawn in a palette: as PNG in this one, as SVG in stand-in colours that the page's CSS
+# variables of the same names then replace, so that they follow the reader's light or dark theme.
+_LIGHT = {
+    "paper": "#fdfcf9", "ink": "#1d1a16", "muted": "#696157", "line": "#e4ddd0",
+    "fill": "#d99100", "rest": "#b9b2a6",
+}  # fmt: skip
+_STAND_INS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_LIGHT, 16)}
+_MATPLOTLIB_STYLE = threading.Lock()
+"""Held while matplotlib's settings, which are the whole process's, are ours."""
+
+Colours = Mapping[str, str]
+Draw = Callable[["Axes", Colours], None]
+
+
+def render_report(statistics: Statistics, title: str) -> tuple[str, dict[str, bytes]]:
+    """The page, self-contained, and the PNG figures by file name. The same input gives the same
+    bytes, and every value is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    figures = _figures(statistics)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=lambda value, digits=0: "–" if value is None else f"{value:,.{digits}f}",
+        share=lambda part, whole: f"{part / whole:.1%}" if whole else "–",
+    )
+    template = resources.files("sharding").joinpath("report.html.j2").read_text(encoding="utf-8")
+    html = environment.from_string(template).render(
+        title=title,
+        statistics=statistics,
+        figures={
+            name: {text: _svg(text, draw, _inches(panels)) for text, draw in panels.items()}
+            for name, panels in figures.items()
+        },
+    )
+    return html, {
+        f"{name}.png": _save(panels, _LIGHT, _inches(panels), "png")
+        for name, panels in figures.items()
+    }
+
+
+def _figures(statistics: Statistics) -> dict[str, dict[str, Draw]]:
+    """What to draw, by figure and heading."""
+    histograms = statistics.size_histograms
+    classes: dict[str, Draw] = {
+        f"{name}: {split.samples:,} photos": partial(_draw_classes, statistics, split)
+        for name, split in statistics.splits.items()
+    }
+    return {
+        "quantity": {"Bins by quantity": partial(_draw_quantity, statistics)},
+        "repetition": {
+            "Products by how many photos show them": partial(_draw_repetition, statistics)
+        },
+        "classes": classes,
+        "sizes": {
+            "Photos by file size": partial(_draw_sizes, {"kB": histograms["bytes"]}, 1000),
+            "Photos by pixels": partial(
+                _draw_sizes, {name: histograms[name] for name in ("width", "height")}, 1
+            ),
+        },
+    }
+
+
+def _draw_quantity(statistics: Statistics, axes: Axes, colours: Colours) -> None:
+    histogram = statistics.quantities
+    classes = set(statistics.dataset.classes)
+    covered = {at: n for at, n in histogram.bars.items() if at in classes}
+    left_out = {at: n for at, n in histogram.bars.items() if at not in classes}
+    for bars, colour, label in (
+        (covered, "fill", "counts in the dataset’s classes"),
+        (left_out, "rest", "other counts"),
+    ):
+        axes.bar(list(bars), list(bars.values()), 0.8, color=colours[colour], label=label)
+    last = max(histogram.bars, default=0)
+    if last >= FEW:
+        more = 1 - statistics.bins_with_few / statistics.bins
+        dots: dict[str, Any] = {"color": colours["muted"], "lw": 0.8, "ls": (0, (2, 2))}
+        axes.axvline(FEW - 0.5, ymax=0.6, **dots)
+        text = f"\N{NO-BREAK SPACE}{FEW} or more: {more:.1%}"
+        place: dict[str, Any] = {"va": "top", "transform": axes.get_xaxis_transform()}
+        axes.text(FEW - 0.5, 0.6, text, color=colours["muted"], **place)
+    if covered and left_out:
+        axes.legend(loc="upper right")
+    _number_axes(axes, histogram, 1, "items in the bin", "bins")
+
+
+def _draw_repetition(statistics: Statistics, axes: Axes, colours: Colours) -> None:
+    """Bars for 1, 2, 3–4, 5–8, … photos: the tail is long, and each number is written out."""
+    bars = Counter[int]()
+    for photos, products in statistics.repetition.items():
+        bars[(photos - 1).bit_length()] += products
+    places = range(max(bars, default=-1) + 1)
+    names = [str(2**k) if k < 2 else f"{2 ** (k - 1) + 1}–{2**k}" for k in places]
+    drawn = axes.bar(names, [bars[k] for k in places], 0.8, color=colours["fill"])
+    axes.bar_label(drawn, fmt="{:,.0f}", padding=2, fontsize=7.5, color=colours["ink"])
+    if not bars:
+        _say(axes, "no products", colours)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="photos that show the product", ylabel="products")
+
+
+def _draw_classes(
+    statistics: Statistics, split: SplitStatistics, axes: Axes, colours: Colours
+) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    shares = [
+        number / max(1, of.samples)
+        for of in statistics.splits.values()
+        for number in of.class_counts.values()
+    ]
+    counts = split.class_counts
+    heights = [number / max(1, split.samples) for number in counts.values()]
+    drawn = axes.bar(list(counts), heights, 0.8, color=colours["fill"])
+    if not split.samples:
+        _say(axes, "no photos", colours)
+    elif len(counts) <= 10:
+        axes.bar_label(drawn, fmt="{:.1%}", padding=2, fontsize=7.5, color=colours["ink"])
+    axes.set_ylim(0, 1.12 * max(shares, default=0) or 1)  # one scale for all splits
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="items in the bin", ylabel="share of the split")
+
+
+def _draw_sizes(
+    histograms: Mapping[str, Histogram], unit: int, axes: Axes, colours: Colours
+) -> None:
+    """The first histogram filled, another as a dashed outline."""
+    solid: dict[str, Any] = {"fill": True, "color": colours["fill"]}
+    dashed: dict[str, Any] = {"color": colours["ink"], "ls": (0, (3, 1.5)), "lw": 1.2}
+    for (name, histogram), look in zip(histograms.items(), (solid, dashed), strict=False):
+        if not histogram.bars:
+            _say(axes, "no photos", colours)
+            return
+        first, last = min(histogram.bars), max(histogram.bars)
+        lower = range(first, last + 1, histogram.step)
+        edges = [at / unit for at in (*lower, last + histogram.step)]
+        axes.stairs([histogram.bars.get(at, 0) for at in lower], edges, label=name, **look)
+        _number_axes(axes, histogram, unit, "kB" if unit == 1000 else "pixels", "photos")
+    # Photos of one size give a single bar, which is not to fill the whole width.
+    axes.margins(x=3 if len(lower) < 3 else 0.05)
+    if len(histograms) > 1:
+        if any(histogram.open_ended for histogram in histograms.values()):
+            axes.set_xlabel("pixels (each last bar holds larger ones, too)")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+
+
+def _number_axes(axes: Axes, histogram: Histogram, unit: int, across: str, up: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    last = max(histogram.bars, default=0)
+    if histogram.open_ended:
+        across += f" (the last bar: {last / unit:,g} or more)"
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel=across, ylabel=up)
+
+
+def _say(axes: Axes, words: str, colours: Colours) -> None:
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, words, color=colours["muted"], **middle)
+    axes.set(xticks=[], yticks=[])
+
+
+def _inches(panels: Mapping[str, Draw]) -> tuple[float, float]:
+    """Size of each panel: on the page three stand in a row, or two."""
+    return (3.2, 2.4) if len(panels) > 2 else (4.4, 2.9)
+
+
+def _svg(heading: str, draw: Draw, inches: tuple[float, float]) -> Markup:
+    """A panel's `<svg>` element for the page."""
+    from markupsafe import Markup, escape
+
+    text = _save({heading: draw}, _STAND_INS, inches, "svg").decode()
+    inner = text[text.index(">", text.index("<svg")) + 1 :]
+    inner = re.sub(r'<g id="[^"]*">', "<g>", inner)
+    for name, colour in _STAND_INS.items():
+        inner = inner.replace(colour, f"var(--{name})")
+    box = " ".join(f"{72 * side:g}" for side in inches)
+    head = f'<svg role="img" aria-label="{escape(heading)}" viewBox="0 0 {box}">'
+    return Markup(head + inner)  # safe: matplotlib escapes the text that it draws
+
+
+def _save(
+    panels: Mapping[str, Draw], colours: Colours, inches: tuple[float, float], kind: str
+) -> bytes:
+    """The panels side by side, in matplotlib's format `kind`; a PNG has their headings in it."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    settings = {
+        "axes.axisbelow": True, "axes.edgecolor": colours["line"], "axes.facecolor": "none",
+        "axes.grid": True, "axes.grid.axis": "y", "axes.labelcolor": colours["muted"],
+        "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
+        "axes.titlecolor": colours["ink"], "axes.titlelocation": "left", "axes.titlesize": 9,
+        "axes.titleweight": "bold", "axes.titlepad": 10.0,
+        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
+        "font.size": 8.5, "grid.color": colours["line"], "grid.linewidth": 0.7,
+        "legend.frameon": False, "legend.labelcolor": colours["ink"],
+        "svg.fonttype": "none",  # text stays text, in the page's own font
+        "svg.hashsalt": "".join(panels),  # the pictures of a page share no ids
+        "text.parse_math": False,
+        "xtick.color": colours["line"], "xtick.labelcolor": colours["muted"],
+        "ytick.labelcolor": colours["muted"], "ytick.left": False,
+    }  # fmt: skip
+    nothing = {
+        "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        "png": {"Software": None},
+    }
+    buffer = io.BytesIO()
+    with _MATPLOTLIB_STYLE, style.context(settings, after_reset=True):
+        margin = 0.12 if kind == "png" else 0.04
+        layout = ConstrainedLayoutEngine(w_pad=margin, h_pad=margin)
+        figure = Figure((inches[0] * len(panels), inches[1]), layout=layout)
+        figure.set_facecolor(colours["paper"] if kind == "png" else "none")
+        for place, (heading, draw) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(1, len(panels), place)
+            draw(axes, colours)
+            if kind == "png":
+                axes.set_title(heading)
+        figure.savefig(buffer, format=kind, dpi=200, metadata=nothing[kind])
+    return buffer.getvalue()

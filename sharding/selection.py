@@ -1,0 +1,67 @@
+"""Which of a bucket's good photos a dataset is made of: by count, by share, by number, or by list.
+
+Pure functions; neighbour groups are taken or left whole, and every class in its proportion.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from bintally.command import UsageError
+from sharding.split import deal, shuffled
+
+__all__ = ["read_ids", "sample_groups"]
+
+
+def read_ids(file: Path) -> list[str]:
+    """The ids in a file: one a line, or Udacity's `file_list.json`, lists of metadata paths.
+
+    Sorted, each once. Raises `UsageError` where the file cannot be read or holds none.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--ids {file}: cannot be read: {error}") from error
+    names = text.split("\n")
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            value = json.loads(text)
+            lists = value.values() if isinstance(value, dict) else [value]
+            names = [PurePosixPath(path).stem for paths in lists for path in paths]
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"--ids {file}: not a JSON list of paths, nor lists of them by count: {error}"
+            ) from error
+    ids = sorted({name.strip() for name in names} - {""})
+    if not ids:
+        raise UsageError(f"--ids {file}: holds no ids; write one a line")
+    return ids
+
+
+def sample_groups(
+    counts: Mapping[str, int], groups: Mapping[str, str], wanted: int, seed: int
+) -> set[str]:
+    """At most `wanted` of the ids in `counts`: whole groups, each class in its proportion.
+
+    Exactly so many, as long as there are single photos to make up for what groups leave.
+    """
+    total = len(counts)
+    if wanted >= total:
+        return set(counts)
+    share = wanted / total
+    dealt = deal(counts, groups, (share, 1 - share), seed, "selection")
+    chosen = {id_ for id_, part in dealt.items() if part == 0}
+    members: dict[str, list[str]] = defaultdict(list)
+    for id_ in counts:
+        members[groups[id_]].append(id_)
+    # Dealing whole groups misses the number by a few; the smallest groups set that right.
+    for group in sorted(shuffled(members, seed, "selection"), key=lambda g: len(members[g])):
+        own = members[group]
+        if own[0] in chosen and len(chosen) > wanted:
+            chosen.difference_update(own)
+        elif own[0] not in chosen and len(chosen) + len(own) <= wanted:
+            chosen.update(own)
+    return chosen
