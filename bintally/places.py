@@ -6,6 +6,7 @@ by itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -98,10 +99,10 @@ def open_place(url: str | os.PathLike[str], *, anonymous: bool = False) -> Place
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file that appears complete or not at all, making its folder where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Two processes may write the same file; neither may rename what the other is still writing.
     aside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
@@ -109,7 +110,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise WorkError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -1,10 +1,11 @@
-"""The commands of stage 1: `python -m sharding synthesize|build|verify`."""
+"""The commands of stage 1: `python -m sharding synthesize|build|verify|report`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -135,9 +136,33 @@ class Verify:
         return 1 if damage else 0
 
 
+@dataclass
+class Report:
+    """Describe what a dataset's source holds, as one HTML page and PNG figures.
+
+    Totals, quantities, products and their repetition, classes, photo sizes, quarantine by reason.
+    """
+
+    place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
+    """The dataset: a folder or s3://bucket/prefix."""
+    output: Path | None = None
+    """The folder to write to. If not given, PLACE-report beside the dataset's folder, or here for
+    a dataset on S3: never inside the dataset, where `verify` would find it."""
+
+    def run(self) -> int:
+        from bintally.places import Folder, open_place
+        from sharding.report import write_report
+
+        place = open_place(self.place)
+        beside = place.root.resolve() if isinstance(place, Folder) else Path(place.url).absolute()
+        folder = beside.parent if isinstance(place, Folder) else Path()
+        print(write_report(place, self.output or folder / f"{beside.name}-report"))
+        return 0
+
+
 def main() -> int:
     command = tyro.cli(
-        Synthesize | Build | Verify,
+        Synthesize | Build | Verify | Report,
         prog="python -m sharding",
         description="Stage 1: a bucket of bin photos becomes shards.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),

@@ -93,9 +93,13 @@ def read_catalog_file(data: bytes) -> list[Row]:
     """The rows of a `catalog.parquet`."""
     import pyarrow.parquet as pq
 
-    rows = [Row(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
-    for row in rows:
-        row.skus = None if row.skus is None else tuple(row.skus)
+    rows = []
+    # Batch by batch: all of ABID as Python's dicts at once would take a gigabyte.
+    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(10_000):
+        for value in batch.to_pylist():
+            row = Row(**value)
+            row.skus = None if row.skus is None else tuple(row.skus)
+            rows.append(row)
     return rows
 
 

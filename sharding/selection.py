@@ -58,10 +58,11 @@ def sample_groups(
     for id_ in counts:
         members[groups[id_]].append(id_)
     # Dealing whole groups misses the number by a few; the smallest groups set that right.
-    for group in sorted(shuffled(members, seed, "selection"), key=lambda g: len(members[g])):
-        own = members[group]
-        if own[0] in chosen and len(chosen) > wanted:
-            chosen.difference_update(own)
-        elif own[0] not in chosen and len(chosen) + len(own) <= wanted:
-            chosen.update(own)
+    smallest_first = sorted(shuffled(members, seed, "selection"), key=lambda g: len(members[g]))
+    for group in smallest_first:
+        if len(chosen) > wanted:
+            chosen.difference_update(members[group])
+    for group in smallest_first:
+        if members[group][0] not in chosen and len(chosen) + len(members[group]) <= wanted:
+            chosen.update(members[group])
     return chosen

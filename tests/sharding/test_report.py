@@ -14,7 +14,8 @@ from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from sharding.catalog import Row
 from sharding.dataset import SPLITS, Dataset, Shard, Split, read_dataset
-from sharding.report import Reason, Spread, Statistics, render_report, summarize, write_report
+from sharding.report import render_report, write_report
+from sharding.statistics import Reason, Spread, Statistics, summarize
 from tests.conftest import contents
 
 FIGURES = {"quantity.png", "repetition.png", "classes.png", "sizes.png"}

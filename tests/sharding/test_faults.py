@@ -1,0 +1,251 @@
+"""A bucket behind a failing S3, killed builds, lost nodes: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import bintally.s3
+from bintally.places import open_place
+from sharding.build import build
+from sharding.distribute import Processes
+from sharding.plan import Options
+from tests.conftest import REPOSITORY, contents
+from tests.sharding.faulty_s3 import faulty_proxy
+
+OPTIONS = Options(shard_samples=30)
+
+
+def test_a_failing_s3_changes_no_byte(
+    bucket_on_s3: str,
+    shards: Path,
+    s3_endpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five percent 503, one percent each of short bodies, stalls and resets, and then some."""
+    monkeypatch.setattr(bintally.s3, "READ_TIMEOUT", "1s")
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    rates = {"slow-down": 0.05, "short": 0.02, "stall": 0.02, "reset": 0.02}
+    with faulty_proxy(s3_endpoint, rates, stall_s=3) as (endpoint, made):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        source, destination = open_place(bucket_on_s3), open_place(tmp_path / "made")
+        build(source, destination, OPTIONS, distributor=Processes(1), connections=8)
+    assert set(made) == set(rates), "every kind of fault was made"
+    assert contents(tmp_path / "made") == contents(shards)
+
+
+def test_the_pace_halves_when_the_server_pushes_back_and_recovers() -> None:
+    pace = bintally.s3.Pace(64.0)
+    with pace:
+        pass
+    assert pace.limit == 64
+    for _ in range(3):  # Many at once count once.
+        pace.slow_down()
+    slowed = pace.limit
+    assert slowed <= 32
+    for _ in range(5000):
+        with pace:
+            pass
+    assert slowed < pace.limit <= 64
+
+
+def test_metadata_is_fetched_once_for_any_number_of_builds(
+    bucket_on_s3: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sharding.catalog import read_source
+
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    first = read_source(open_place(bucket_on_s3), connections=8)
+    with faulty_proxy(s3_endpoint, {"reads": 0.0}, stall_s=0) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        # A place that can list and can fetch nothing: what is read now was kept.
+        source = open_place(bucket_on_s3)
+        monkeypatch.setattr(type(source), "fetch", None)
+        again = read_source(source, connections=8)
+    assert again.rows == first.rows
+    assert again.metadata == first.metadata
+    assert again.source == first.source
+
+
+def test_metadata_that_changed_is_fetched_again(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+    import shutil
+
+    from sharding.catalog import read_source
+
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(bucket, tmp_path / "bucket")
+    place = open_place(tmp_path / "bucket")
+    before = read_source(place, connections=4)
+    changed = tmp_path / "bucket/metadata/00001.json"
+    value = json.loads(changed.read_text()) | {"EXPECTED_QUANTITY": 4}
+    changed.write_text(json.dumps(value, indent=4))
+    after = {row.id: row.count for row in read_source(place, connections=4).rows}
+    assert after["00001"] == 4
+    del after["00001"]
+    assert after == {row.id: row.count for row in before.rows if row.id != "00001"}
+    # A file of the cache that was damaged is replaced, not believed.
+    for file in (tmp_path / "cache").rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert read_source(place, connections=4).rows == read_source(place, connections=4).rows
+
+
+def command(source: object, folder: Path, *more: object) -> list[str]:
+    words = ["build", "--source", source, "--output", folder, "--shard-samples", 30, *more]
+    return [sys.executable, "-m", "sharding", *map(str, words)]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_byte(
+    bucket: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Killed until it has been killed twenty times, from the start and from in between."""
+    moments, kills, round_ = random.Random(1), 0, 0
+    while kills < 20:
+        round_ += 1
+        folder = tmp_path / str(round_)
+        while not (folder / "dataset.json").exists():
+            process = subprocess.Popen(
+                command(bucket, folder, "--workers", 2),
+                cwd=REPOSITORY,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                process.wait(moments.uniform(0.4, 2.5))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        # A kill may come between the last file and the tidying up after it.
+        subprocess.run(command(bucket, folder), cwd=REPOSITORY, check=True, capture_output=True)
+        assert contents(folder) == contents(shards)
+    assert round_ >= 2
+
+
+@pytest.mark.slow
+def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: Path) -> None:
+    """Two nodes of `ray start`; the second one is killed while it makes shards."""
+    many = ("--shard-samples", 4, "--resize", "64x64")
+    expected = tmp_path / "expected"
+    subprocess.run(command(bucket, expected, *many), cwd=REPOSITORY, check=True)
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1"]
+    head = [*ray, "--head", "--port=6399", "--include-dashboard=false", "--min-worker-port=0"]
+    node = [*ray, "--address=127.0.0.1:6399", "--block"]
+    folder = tmp_path / "made"
+    second = None
+    try:
+        subprocess.run(head, cwd=REPOSITORY, check=True, capture_output=True, env=environment)
+        second = subprocess.Popen(
+            node, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(8)
+        with (tmp_path / "log").open("wb") as log:
+            building = subprocess.Popen(
+                command(bucket, folder, *many, "--ray", "127.0.0.1:6399"),
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+            )
+        while not list(folder.glob(".build/*.json")) and building.poll() is None:
+            time.sleep(0.02)
+        os.killpg(second.pid, signal.SIGKILL)
+        assert building.wait(200) == 0, (tmp_path / "log").read_text()
+        assert contents(folder) == contents(expected)
+    finally:
+        if second is not None and second.poll() is None:
+            os.killpg(second.pid, signal.SIGKILL)
+        stop = [sys.executable, "-m", "ray.scripts.scripts", "stop", "--force"]
+        subprocess.run(stop, capture_output=True)
+
+
+def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -> None:
+    """More than fifteen kinds in one bucket; the rest is sharded, and the catalog counts them."""
+    import io
+    import json
+    import shutil
+
+    import numpy as np
+    from PIL import Image
+
+    from sharding.catalog import read_catalog_file
+
+    source = tmp_path / "bucket"
+    shutil.copytree(bucket, source)
+    photo = (source / "bin-images/00001.jpg").read_bytes()
+    good = json.dumps({"BIN_FCSKU_DATA": {}, "EXPECTED_QUANTITY": 1})
+    decoded = Image.open(io.BytesIO(photo)).convert("RGB")
+
+    def encoded(image: Image.Image, form: str = "JPEG", **more: object) -> bytes:
+        sink = io.BytesIO()
+        image.save(sink, form, **more)
+        return sink.getvalue()
+
+    def quantity(value: object) -> str:
+        return json.dumps({"BIN_FCSKU_DATA": {}, "EXPECTED_QUANTITY": value})
+
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    huge = bytearray(photo)
+    at = huge.index(b"\xff\xc0") + 5
+    huge[at : at + 4] = b"\xff\xdc\xff\xdc"
+    flipped = bytearray(photo)
+    flipped[len(photo) // 2 : len(photo) // 2 + 40] = b"\xff\xd8" * 20
+    noise = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    kinds: dict[str, tuple[bytes | None, str | None, str, str]] = {
+        # name: photo, metadata, status, part of the reason
+        "00900": (photo[: len(photo) // 2], good, "quarantined", "does not decode"),
+        "00904": (b"", good, "quarantined", "zero bytes"),
+        "00908": (b"<html>404</html>", good, "quarantined", "not a JPEG"),
+        "00912": (encoded(noise, "PNG"), good, "quarantined", "not a JPEG"),
+        "00916": (photo[:100], good, "quarantined", "header"),
+        "00920": (bytes(huge), good, "quarantined", "pixels, more than"),
+        "00924": (bytes(flipped), good, "quarantined", "does not decode"),
+        "00928": (encoded(decoded.convert("L")), good, "sharded", "grey"),
+        "00932": (encoded(decoded.convert("CMYK")), good, "sharded", "CMYK"),
+        "00936": (encoded(decoded, exif=rotated), good, "sharded", "rotated"),
+        "00940": (photo, "", "quarantined", "not JSON"),
+        "00944": (photo, good[:20], "quarantined", "not JSON"),
+        "00948": (photo, "[1]", "quarantined", "not a JSON object"),
+        "00952": (photo, "{}", "quarantined", "no EXPECTED_QUANTITY"),
+        "00956": (photo, quantity(-2), "quarantined", "below zero"),
+        "00960": (photo, quantity(1.5), "quarantined", "not a whole number"),
+        "00964": (photo, quantity("three"), "quarantined", "not a whole number"),
+        "00968": (photo, quantity(None), "quarantined", "not a whole number"),
+        "00972": (photo, quantity(10**9), "quarantined", "more than a bin can hold"),
+        "00976": (photo, None, "orphan-image", "no metadata"),
+        "00980": (None, good, "orphan-metadata", "no bin-images"),
+        "009 84": (photo, good, "quarantined", "characters"),
+        "009.88": (photo, good, "quarantined", "dot"),
+        "0" * 120: (photo, good, "quarantined", "longer than"),
+        "00996": (photo, quantity(8), "excluded", "above --max-count"),
+    }
+    for id_, (image, metadata, _, _) in kinds.items():
+        if image is not None:
+            (source / f"bin-images/{id_}.jpg").write_bytes(image)
+        if metadata is not None:
+            (source / f"metadata/{id_}.json").write_text(metadata)
+    folder = tmp_path / "made"
+    result = build(
+        open_place(source), open_place(folder), OPTIONS, distributor=Processes(1), connections=8
+    )
+    rows = {r.id: r for r in read_catalog_file((folder / "catalog.parquet").read_bytes())}
+    for id_, (_, _, status, reason) in kinds.items():
+        assert rows[id_].status == status, rows[id_]
+        assert reason in (rows[id_].reason or ""), rows[id_]
+    before = Counter(r.status for r in read_catalog_file((folder / "catalog.parquet").read_bytes()))
+    assert result.catalog.statuses() == before
+    assert sum(before.values()) == len(rows)
+    assert sum(split.samples for split in result.dataset.splits.values()) == before["sharded"]
