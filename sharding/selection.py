@@ -44,9 +44,9 @@ def read_ids(file: Path) -> list[str]:
 def sample_groups(
     counts: Mapping[str, int], groups: Mapping[str, str], wanted: int, seed: int
 ) -> set[str]:
-    """At most `wanted` of the ids in `counts`: whole groups, each class in its proportion.
+    """`wanted` of the ids in `counts`: whole groups, each class in its proportion.
 
-    Exactly so many, as long as there are single photos to make up for what groups leave.
+    One or two fewer where only groups are left to choose from, which no number need fit.
     """
     total = len(counts)
     if wanted >= total:

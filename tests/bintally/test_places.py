@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bintally.command import UsageError, WorkError
-from bintally.places import TEMPORARY_SUFFIX, Place, open_place, write_atomically
+from bintally.places import TEMPORARY_SUFFIX, ObjectChanged, Place, open_place, write_atomically
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -112,3 +113,27 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_left_aside_by_a_killed_writer_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / f"a.tar.123{TEMPORARY_SUFFIX}").write_bytes(b"half")
     assert list(open_place(tmp_path).entries()) == []
+
+
+def test_a_long_listing_is_whole_whatever_ranges_it_is_read_in(s3: str) -> None:
+    place = open_place(f"{s3}/deep/prefix")
+    ids = [f"{i:05d}" for i in range(1, 400)] + [str(i) for i in range(1, 999, 2)]
+    ids += [str(i) for i in range(99_900, 100_100)] + ["00", "10", "99", "zebra", "10~", "9x"]
+    paths = {f"bin-images/{id_}.jpg" for id_ in ids} | {"bin-images/10", "other/1.jpg"}
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda path: place.put(path, path.encode()), paths))
+    listed = [entry.path for entry in place.entries("bin-images")]
+    assert len(listed) > 1000, "more than an answer of S3 can hold"
+    assert len(listed) == len(set(listed))
+    assert set(listed) == paths - {"other/1.jpg"}
+    assert {entry.path for entry in place.entries()} == paths
+    for entry in list(place.entries("bin-images"))[::100]:
+        assert place.fetch(entry) == entry.path.encode()
+
+
+def test_an_object_that_is_not_as_it_was_listed_is_not_taken(place: Place) -> None:
+    place.put("a", b"before")
+    (listed,) = place.entries()
+    place.put("a", b"after it")
+    with pytest.raises(ObjectChanged):
+        place.fetch(listed)

@@ -142,7 +142,7 @@ def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: 
     subprocess.run(command(bucket, expected, *many), cwd=REPOSITORY, check=True)
     environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1"]
-    head = [*ray, "--head", "--port=6399", "--include-dashboard=false", "--min-worker-port=0"]
+    head = [*ray, "--head", "--port=6399", "--include-dashboard=false"]
     node = [*ray, "--address=127.0.0.1:6399", "--block"]
     folder = tmp_path / "made"
     second = None
