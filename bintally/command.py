@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any, Protocol
 
-__all__ = ["UsageError", "WorkError", "run_command"]
+__all__ = ["UsageError", "WorkError", "main", "run_command"]
 
 
 class CommandError(Exception):
@@ -31,6 +32,26 @@ class WorkError(CommandError):
     """The work found damage, or could not be finished."""
 
     exit_code = 1
+
+
+class Command(Protocol):
+    """A command line that was read: a dataclass of its options."""
+
+    def execute(self) -> int:
+        """Does the work; returns the exit code."""
+
+
+def main(commands: Any, *, prog: str, description: str) -> int:
+    """Reads the command line as one of `commands`, a union of dataclasses, and runs it."""
+    import tyro
+
+    command: Command = tyro.cli(
+        commands,
+        prog=prog,
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    return run_command(command.execute)
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from bintally.command import UsageError, run_command
+from bintally.command import UsageError, main
 from sharding.plan import Options
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Synthesize:
     """Good photos of the padded series; some of the unpadded one and some bad ones come on top."""
     seed: int = 0
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from bintally.places import open_place
         from sharding.synthesize import synthesize
 
@@ -62,7 +62,7 @@ class Build:
     anonymous: bool = False
     """Send unsigned requests to the source, as a public bucket wants them."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from bintally.places import open_place
         from sharding.build import build
         from sharding.distribute import Processes, RayCluster
@@ -122,7 +122,7 @@ class Verify:
     decode: bool = False
     """Decode every photo as well."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from bintally.places import open_place
         from sharding.verify import verify
 
@@ -149,7 +149,7 @@ class Report:
     """The folder to write to. If not given, PLACE-report beside the dataset's folder, or here for
     a dataset on S3: never inside the dataset, where `verify` would find it."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         from bintally.places import Folder, open_place
         from sharding.report import write_report
 
@@ -160,15 +160,11 @@ class Report:
         return 0
 
 
-def main() -> int:
-    command = tyro.cli(
-        Synthesize | Build | Verify | Report,
-        prog="python -m sharding",
-        description="Stage 1: a bucket of bin photos becomes shards.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    return run_command(command.run)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        main(
+            Synthesize | Build | Verify | Report,
+            prog="python -m sharding",
+            description="Stage 1: a bucket of bin photos becomes shards.",
+        )
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bintally.command import UsageError, run_command
+from bintally.command import UsageError, main
 from training.config import FitConfig, PrecisionName
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -133,15 +133,11 @@ class Predict:
         return 1 if failed else 0
 
 
-def main() -> int:
-    command = tyro.cli(
-        Fit | Evaluate | Predict,
-        prog="python -m training",
-        description="Stage 2: shards become a model that counts.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    return run_command(command.execute)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        main(
+            Fit | Evaluate | Predict,
+            prog="python -m training",
+            description="Stage 2: shards become a model that counts.",
+        )
+    )

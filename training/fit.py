@@ -25,10 +25,10 @@ from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.config import FitConfig, precision_type
 from training.distributed import Process, joined
 from training.engine import Engine, make_engine
-from training.evaluate import evaluate
+from training.evaluate import Evaluation, evaluate
 from training.loader import load
 from training.metrics import most_frequent_count
-from training.model import build_model
+from training.model import CountNet, build_model
 from training.optimization import Schedule, make_optimizer
 from training.order import epoch_order, flips, rank_slice, step_seed, steps, training_batches
 from training.preprocessing import Preprocessing
@@ -247,15 +247,8 @@ class _Run:
     def _validate(self) -> dict[str, Any] | None:
         if not len(self.validation):
             return None
-        summary = evaluate(
-            self.model,
-            self.validation,
-            self.dataset.classes,
-            self.engine,
-            self.process,
-            batch_size=self.config.batch_size,
-            precision=self.precision,
-        ).summarize(self.dataset.classes, self._baseline_count())
+        evaluation = self._evaluate(self.model)
+        summary = evaluation.summarize(self.dataset.classes, self._baseline_count())
         return {
             name: summary[name]
             for name in ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
@@ -269,15 +262,7 @@ class _Run:
         if not len(self.validation):
             return
         model, _ = checkpoint.build()
-        evaluation = evaluate(
-            model.to(self.process.device),
-            self.validation,
-            self.dataset.classes,
-            self.engine,
-            self.process,
-            batch_size=self.config.batch_size,
-            precision=self.precision,
-        )
+        evaluation = self._evaluate(model.to(self.process.device))
         if self.process.is_first:
             write_results(
                 self.config.run,
@@ -289,6 +274,18 @@ class _Run:
             )
             print(f"report: {self.config.run / REPORT}")
         self.process.wait()
+
+    def _evaluate(self, model: CountNet) -> Evaluation:
+        """A model's answers on the validation split, the work shared by all processes."""
+        return evaluate(
+            model,
+            self.validation,
+            self.dataset.classes,
+            self.engine,
+            self.process,
+            batch_size=self.config.batch_size,
+            precision=self.precision,
+        )
 
     def _baseline_count(self) -> int:
         return most_frequent_count(self.dataset.splits["train"].class_counts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,42 +16,9 @@ from sharding.dataset import SPLITS, Dataset, Shard, Split, read_dataset
 from sharding.report import render_report, write_report
 from sharding.statistics import Reason, Spread, Statistics, summarize
 from tests.conftest import contents
+from tests.html_page import Page
 
 FIGURES = {"quantity.png", "repetition.png", "classes.png", "sizes.png"}
-
-
-class Page(HTMLParser):
-    """The page as a reader gets it: its text, its tags, what it would load."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == [], "tags left open"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in ("br", "meta", "link", "img"):
-            self._open.append(tag)
-        values = {name: value or "" for name, value in attrs}
-        self.loads += [values[name] for name in ("src", "href", "xlink:href") if name in values]
-        self.ids += [values["id"]] if "id" in values else []
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def _dataset(**counts: list[int]) -> Dataset:
