@@ -14,6 +14,7 @@ from bintally.command import run_command
 
 Output = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Shards = Annotated[str | None, tyro.conf.arg(metavar="PLACE")]
+Interpreter = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass
@@ -38,7 +39,28 @@ class Loader:
         return run(quick=self.quick, output=self.output, shards=self.shards)
 
 
-COMMANDS: dict[str, Callable[..., Loader]] = {"loader": Loader}
+@dataclass
+class Sharding:
+    """Photos a second, from a local S3 server (nginx) to shards in a folder.
+
+    Ours beside img2dataset and the loops that people write around webdataset's and Mosaic's
+    writers; then ours from a server that is 100 ms away, and the plan of a dataset of ABID's size.
+    """
+
+    quick: bool = False
+    """Few photos and rounds: shows that it works, and roughly how fast."""
+    output: Output = None
+    """Folder for sharding.json, .md, .png and .svg; else one of benchmarks/results, by hardware."""
+    peers_python: Interpreter = None
+    """Interpreter of an environment with benchmarks/peers.txt; peers that it lacks are left out."""
+
+    def run(self) -> int:
+        from benchmarks.sharding import run
+
+        return run(quick=self.quick, output=self.output, peers_python=self.peers_python)
+
+
+COMMANDS: dict[str, Callable[..., Loader | Sharding]] = {"loader": Loader, "sharding": Sharding}
 
 
 def main() -> int:
