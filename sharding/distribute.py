@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -91,8 +92,12 @@ class RayCluster:
         import ray
 
         try:
+            # Ray itself would try for minutes before it says that nobody is there.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if port.isdigit():
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, AssertionError) as error:
+        except (OSError, ValueError, RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"--ray {address}: no Ray cluster answers there: {reason}") from error
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -48,6 +48,11 @@ def mistakes(tmp: Path) -> dict[str, tuple[list[object], int, str]]:
             "add up to 1",
         ),
         "an unknown option": ([*build, empty, "--colour", "red"], 2, ""),
+        "a Ray cluster that is not there": (
+            [*build, empty, "--ray", "127.0.0.1:9"],
+            2,
+            "no Ray cluster answers there",
+        ),
         "verify nothing": (["sharding", "verify", nothing], 2, "no such folder"),
         "verify an unfinished build": (["sharding", "verify", torn], 1, "no complete dataset"),
         "fit on an unfinished build": ([*fit, torn], 1, "no complete dataset"),
