@@ -1,0 +1,402 @@
+"""The sharding benchmark: `python -m benchmarks sharding [--quick]`, see `Sharding` in `__main__`.
+
+Three measurements: shards from a server that is fast, ours beside its peers; shards from a server
+that is far away, beside what its latency allows; and the plan of a dataset as large as ABID.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import read_environment
+from benchmarks.measure import Contestant, Measurement, Result, Role, take_turns
+from benchmarks.plot import write_plot
+from benchmarks.results import NOTHING, Metric, Report, default_folder
+from benchmarks.sharding_contestants import (
+    FEW,
+    PHOTOS,
+    Kind,
+    Usage,
+    Workload,
+    make_shards,
+    run_ours,
+)
+from benchmarks.sharding_peers import THREADS
+from benchmarks.sharding_plan import NUM_IMAGES, plan
+from benchmarks.sharding_server import DistantServer, Nginx, find_nginx
+from bintally.command import UsageError, WorkError
+from bintally.progress import say
+
+__all__ = ["run"]
+
+LIBRARIES = ("obstore", "simplejpeg", "pyarrow", "boto3", "webdataset")
+PEERS = ("img2dataset", "mosaicml-streaming")
+METRICS = (
+    Metric("photos_per_s", "photos/s"),
+    Metric("start_s", "8 photos, s", 2),
+    Metric("steady_per_s", "photos/s without that"),
+    Metric("cpu_s_per_1000", "CPU s per 1,000 photos", 2),
+    Metric("peak_memory_mib", "peak memory, MiB"),
+)
+PHOTOS_PER_CORE = 1000
+PHOTOS_PER_CORE_QUICK = 150
+NUM_FEW = 8
+NUM_ROUNDS = 3
+"""Each takes a minute or two: jobs are measured whole."""
+LATENCY_S = 0.1
+CONNECTIONS = 64
+NOT_INSTALLED = "not installed"
+
+
+@dataclass(frozen=True)
+class ShardingReport(Report):
+    """The table of the makers, and the two other measurements beside it."""
+
+    distant: Mapping[str, Any] = field(default_factory=dict)
+    planned: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "distant_server": self.distant, "plan": self.planned}
+
+    def to_markdown(self) -> str:
+        more = "\n\n".join(
+            [
+                f"## A server {1000 * LATENCY_S:.0f} ms away",
+                _tell(self.distant, _tell_distant),
+                "## The plan of all of ABID",
+                _tell(self.planned, _tell_plan),
+            ]
+        )
+        head, found, rest = super().to_markdown().partition("## The same work for all")
+        return f"{head}{more}\n\n{found}{rest}"
+
+    def _row(self, result: Result) -> list[str]:
+        # Nothing went wrong where a peer is missing.
+        if result.error == NOT_INSTALLED:
+            return [result.contestant.name, NOT_INSTALLED, *[NOTHING] * len(self.metrics)]
+        return super()._row(result)
+
+
+def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
+    """Measures all of it and writes the results; 1 where something failed."""
+    find_nginx()
+    versions = _peer_versions(peers_python)
+    environment = read_environment(LIBRARIES)
+    environment = replace(environment, libraries={**environment.libraries, **versions})
+    folder = output or default_folder(environment, quick)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: not a folder")
+    with tempfile.TemporaryDirectory(prefix="bintally-sharding-") as temporary:
+        scratch = Path(temporary)
+        root = scratch / "buckets"
+        num_cores = os.cpu_count() or 1
+        _render(root, num_cores * (PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE))
+        with Nginx(root, scratch / "nginx") as server:
+            workload = _prepare(root, scratch, server.endpoint, num_cores)
+            contestants = _contestants(workload, environment.libraries, peers_python)
+            began = time.monotonic()
+            measured = take_turns(
+                [contestant for contestant, installed in contestants if installed],
+                NUM_ROUNDS,
+                task="sharding",
+            )
+            rounds_s = time.monotonic() - began
+            version = server.version
+        # Of the missing ones there is a row, in the same place as when they are here.
+        ran = iter(measured)
+        results = [
+            next(ran) if installed else Result(contestant, error=NOT_INSTALLED)
+            for contestant, installed in contestants
+        ]
+        distant = _measure_distant(root / PHOTOS, scratch, 1 if quick else 3)
+        planned = _measure_plan(NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else 3)
+        for result in results:
+            _drop_unmeasured(result)
+        report = ShardingReport(
+            name="sharding",
+            title="Shards from a bucket: photos and metadata over HTTP into files",
+            metrics=METRICS,
+            workload={
+                **_describe(workload),
+                "server": f"{version} on this machine, 1 worker; listings by Python",
+                "server_cpu": f"{server.cpu_s:.1f} s in the {rounds_s:.0f} s of all rounds",
+            },
+            notes=NOTES,
+            num_rounds=NUM_ROUNDS,
+            quick=quick,
+            environment=environment,
+            results=results,
+            distant=distant,
+            planned=planned,
+        )
+    report.write(folder)
+    write_plot(_drawn(report), folder)
+    print(report.table())
+    print(_tell(distant, _tell_distant))
+    print(_tell(planned, _tell_plan))
+    print(f"{folder / 'sharding.md'}")
+    errors = [result.error for result in results if result.error != NOT_INSTALLED]
+    return 1 if any([*errors, distant.get("error"), planned.get("error")]) else 0
+
+
+def _drop_unmeasured(result: Result) -> None:
+    """A metric that one round lacks has no median."""
+    if result.rounds:
+        common = set.intersection(*(set(measured) for measured in result.rounds))
+        result.rounds = [{k: v for k, v in r.items() if k in common} for r in result.rounds]
+
+
+NOTES = (
+    "photos/s: the whole job, from the process's start to its end. After every run the photos in "
+    "its shards were counted and their bytes added up; a maker that lost one has an error here.",
+    f"8 photos: the same job on a bucket of {NUM_FEW}, which is what starting and ending cost; "
+    "photos/s without that: the other photos in the rest of the time, which is what a large bucket "
+    "comes near; – where a start's noise hid it. Where starting is most of the job, the first "
+    "column and its ratio say little about a large bucket.",
+    "CPU s: user and system time of the job's processes, start included; not the server's.",
+    "Peak memory: most that the job's processes had together (proportional set size), looked at "
+    "four times a second.",
+    "Not the same work: ours also decodes every photo to see that it is whole, shuffles, and "
+    "writes an index, a catalog and checksums. img2dataset fetches no metadata, so half of the "
+    "requests, and is given the URLs. The two loops fetch photo and JSON one after the other.",
+    "Server and makers share the cores, and a request takes a fraction of a millisecond: over a "
+    "network, loops without concurrency fall further behind.",
+)
+
+
+def _render(root: Path, num_images: int) -> None:
+    """Two buckets of good photos: the faults of a rendered one would end a simple loop."""
+    from bintally.places import open_place
+    from sharding.catalog import IMAGES, METADATA
+    from sharding.metadata import BadMetadata, parse_metadata
+    from sharding.photo import BadPhoto, prepare_photo
+    from sharding.synthesize import synthesize
+
+    say(f"rendering {num_images:,} photos")
+    folder = root / PHOTOS
+    synthesize(open_place(folder), images=num_images, seed=0)
+    good = []
+    for id_ in sorted({path.stem for path in folder.glob("*/*")}):
+        photo, metadata = folder / IMAGES / f"{id_}.jpg", folder / METADATA / f"{id_}.json"
+        try:
+            parse_metadata(metadata.read_bytes())
+            prepare_photo(photo.read_bytes(), None)
+        except (FileNotFoundError, BadMetadata, BadPhoto):
+            photo.unlink(missing_ok=True)
+            metadata.unlink(missing_ok=True)
+        else:
+            good.append((photo, metadata))
+    for name in (IMAGES, METADATA):
+        (root / FEW / name).mkdir(parents=True)
+    for paths in good[:NUM_FEW]:
+        for path in paths:
+            shutil.copy2(path, root / FEW / path.relative_to(folder))
+
+
+def _prepare(root: Path, scratch: Path, endpoint: str, num_cores: int) -> Workload:
+    (scratch / "runs").mkdir()
+    num_photos, num_bytes, urls = {}, {}, {}
+    for bucket in (PHOTOS, FEW):
+        photos = sorted((root / bucket).glob("bin-images/*.jpg"))
+        num_photos[bucket] = len(photos)
+        num_bytes[bucket] = sum(path.stat().st_size for path in photos)
+        urls[bucket] = str(scratch / f"{bucket}.csv")
+        with Path(urls[bucket]).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["url", "id"])
+            for path in photos:
+                url = f"{endpoint}/{bucket}/{path.relative_to(root / bucket).as_posix()}"
+                writer.writerow([url, path.stem])
+    return Workload(
+        endpoint=endpoint,
+        num_photos=num_photos,
+        num_bytes=num_bytes,
+        urls=urls,
+        # Two for every core: equal work for all of them.
+        shard_samples=-(-num_photos[PHOTOS] // (2 * num_cores)),
+        num_cores=num_cores,
+        scratch=scratch / "runs",
+    )
+
+
+def _contestants(
+    workload: Workload, libraries: Mapping[str, str], peers_python: Path | None
+) -> list[tuple[Contestant, bool]]:
+    """All of them, each with whether it is installed."""
+    peers = str(peers_python.absolute()) if peers_python else ""
+
+    def contestant(name: str, kind: Kind, python: str, settings: dict[str, Any]) -> Contestant:
+        role: Role = "ours" if kind == "ours" else "peer"
+        return Contestant(name, partial(make_shards, workload, kind, python), settings, role)
+
+    def installed(name: str) -> bool:
+        return libraries[name] != NOT_INSTALLED
+
+    serial = {"client": "boto3", "connections": 1, "fetches": "photo and JSON"}
+    cores = workload.num_cores
+    return [
+        (
+            contestant(
+                "ours",
+                "ours",
+                sys.executable,
+                {
+                    "client": "obstore",
+                    "processes": cores,
+                    "connections": CONNECTIONS,
+                    "fetches": "photo and JSON",
+                    "checks": "decodes every photo",
+                    "metadata_cache": "empty",
+                },
+            ),
+            True,
+        ),
+        (
+            contestant("webdataset loop", "webdataset", sys.executable, serial),
+            installed("webdataset") and installed("boto3"),
+        ),
+        (
+            contestant(
+                "img2dataset",
+                "img2dataset",
+                peers,
+                {
+                    "client": "urllib",
+                    "processes": cores,
+                    "connections": THREADS * cores,
+                    "fetches": "photo",
+                    "resize_mode": "no",
+                    "disable_all_reencoding": True,
+                },
+            ),
+            installed("img2dataset"),
+        ),
+        (contestant("MDSWriter loop", "mds", peers, serial), installed("mosaicml-streaming")),
+    ]
+
+
+def _peer_versions(python: Path | None) -> dict[str, str]:
+    """The versions of the peers in the environment of an interpreter."""
+    if python is None:
+        return dict.fromkeys(PEERS, NOT_INSTALLED)
+    code = (
+        "import importlib.metadata as m, json, sys\n"
+        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+        "print(json.dumps({name: have.get(name) for name in sys.argv[1:]}))"
+    )
+    try:
+        # Absolute, not resolved: the link is what makes it the interpreter of an environment.
+        command = [str(python.absolute()), "-P", "-c", code, *PEERS]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        found: dict[str, str | None] = json.loads(answer.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise UsageError(
+            f"--peers-python {python}: not an interpreter of Python 3.11 or newer"
+        ) from error
+    return {name: version or NOT_INSTALLED for name, version in found.items()}
+
+
+def _describe(workload: Workload) -> dict[str, Any]:
+    num_photos = workload.num_photos[PHOTOS]
+    return {
+        "photos": num_photos,
+        "source": "rendered bins, without the faulty ones",
+        "mean_photo": f"{workload.num_bytes[PHOTOS] / num_photos / 1000:.1f} kB",
+        "shards": f"{workload.shard_samples:,} photos each; MDSWriter's are of 64 MiB",
+        "work": "from an S3 bucket over HTTP to shards in a folder, photos byte for byte",
+    }
+
+
+def _drawn(report: ShardingReport) -> Report:
+    """What the plot shows: no bar, nor the place of one, for a peer that is not here."""
+    shown = [result for result in report.results if result.error != NOT_INSTALLED]
+    has_peer = any(result.contestant.role == "peer" for result in shown)
+    return replace(report, results=shown) if has_peer else report
+
+
+# The server that is far away
+
+
+def _measure_distant(bucket: Path, scratch: Path, num_rounds: int) -> dict[str, Any]:
+    """Our shard phase against what so many connections at such a latency allow at most."""
+    say(f"building from {1000 * LATENCY_S:.0f} ms away")
+    allowed = CONNECTIONS / LATENCY_S
+    rates, cpus = [], []
+    options = ["--connections", str(CONNECTIONS)]
+    cache = scratch / "distant-cache"
+    with DistantServer(bucket, LATENCY_S) as server:
+        for number in range(num_rounds + 1):
+            server.photos.clear()
+            output = scratch / f"distant-{number}"
+            try:
+                usage: Usage = run_ours(server.endpoint, server.bucket, output, cache, options)
+            except WorkError as error:
+                return {"error": str(error)}
+            finally:
+                shutil.rmtree(output, ignore_errors=True)
+            if number:  # The first one fills the cache with metadata.
+                asked, answered = zip(*server.photos, strict=True)
+                rates.append(len(asked) / (max(answered) - min(asked)))
+                cpus.append(1000 * usage.cpu_s / len(asked))
+    return {
+        "connections": CONNECTIONS,
+        "latency_s": LATENCY_S,
+        "photos": sum(path.suffix == ".jpg" for path in (bucket / "bin-images").iterdir()),
+        "allowed_per_s": allowed,
+        "photos_per_s": statistics.median(rates),
+        "share": statistics.median(rates) / allowed,
+        "cpu_s_per_1000": statistics.median(cpus),
+        "rounds": rates,
+    }
+
+
+def _tell_distant(measured: Mapping[str, Any]) -> str:
+    return (
+        f"{measured['photos_per_s']:,.0f} photos/s ({min(measured['rounds']):,.0f}–"
+        f"{max(measured['rounds']):,.0f}), {measured['share']:.0%} of the "
+        f"{measured['allowed_per_s']:,.0f} that {measured['connections']} connections allow when "
+        f"every answer takes {1000 * measured['latency_s']:.0f} ms. From the first photo's request "
+        f"to the last one's answer, {measured['photos']:,} photos, metadata in the cache, shards "
+        "of the default size."
+    )
+
+
+# The plan
+
+
+def _measure_plan(num_images: int, num_rounds: int) -> dict[str, Any]:
+    """Time and memory of a plan, each in a process of its own."""
+    contestant = Contestant("plan", partial(plan, num_images), {})
+    (result,) = take_turns([contestant], num_rounds, task="plan", num_warmups=0)
+    if result.error is not None:
+        return {"error": result.error}
+    names = ("plan_s", "peak_memory_mib", "catalog_mib")
+    medians = {name: statistics.median(r[name] for r in result.rounds) for name in names}
+    rounds: Sequence[Measurement] = [dict(measured) for measured in result.rounds]
+    return {"images": num_images, **medians, "rounds": rounds}
+
+
+def _tell_plan(measured: Mapping[str, Any]) -> str:
+    return (
+        f"make_plan over {measured['images']:,} rows: {measured['plan_s']:.1f} s, peak "
+        f"{measured['peak_memory_mib']:,.0f} MiB, of which Python and the rows are "
+        f"{measured['catalog_mib']:,.0f} (median of {len(measured['rounds'])}). The rows are "
+        "invented, with ABID's classes and runs; a build also holds the compressed JSON."
+    )
+
+
+def _tell(measured: Mapping[str, Any], tell: Any) -> str:
+    return f"error: {measured['error']}" if "error" in measured else str(tell(measured))

@@ -1,0 +1,250 @@
+"""What the sharding benchmark may be relied on for: its servers, its catalog, its rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.environment import Environment
+from benchmarks.measure import Contestant, Measurement, Result, Role
+from benchmarks.results import Metric
+from benchmarks.sharding import NOT_INSTALLED, ShardingReport, run
+from benchmarks.sharding_contestants import run_process
+from benchmarks.sharding_plan import NUM_IMAGES, class_totals, invent_catalog, plan
+from benchmarks.sharding_server import (
+    DistantServer,
+    Nginx,
+    Object,
+    find_nginx,
+    list_objects,
+    read_objects,
+)
+from bintally.command import UsageError, WorkError
+from bintally.places import open_place
+from sharding.groups import neighbour_groups
+from tests.conftest import Command
+
+OBJECTS = [Object(f"bin-images/{n:05d}.jpg", n, f'"{n:x}-1"') for n in range(1, 2502)]
+OBJECTS += [Object("metadata/00001.json", 5, '"1-5"')]
+
+
+def pages(**query: str) -> list[tuple[list[Object], bool]]:
+    """What a client gets that follows the tokens, page by page."""
+    import botocore.session
+    from botocore.parsers import RestXMLParser
+
+    # botocore's own parser reads the answer, as for a peer.
+    model = botocore.session.get_session().get_service_model("s3")
+    shape = model.operation_model("ListObjectsV2").output_shape
+    assert shape is not None
+    found, token = [], None
+    while True:
+        asked = {name: [value] for name, value in query.items()}
+        if token:
+            asked["continuation-token"] = [token]
+        answer = {"body": list_objects("b", OBJECTS, asked), "headers": {}, "status_code": 200}
+        parsed = RestXMLParser().parse(answer, shape)
+        contents = parsed.get("Contents", [])
+        page = [Object(item["Key"], item["Size"], item["ETag"]) for item in contents]
+        found.append((page, parsed["IsTruncated"]))
+        token = parsed.get("NextContinuationToken")
+        if not token:
+            return found
+
+
+def test_listing_gives_every_object_of_a_prefix_once_in_pages_of_a_thousand() -> None:
+    found = pages(prefix="bin-images/")
+    assert [(len(page), truncated) for page, truncated in found] == [
+        (1000, True),
+        (1000, True),
+        (501, False),
+    ]
+    assert [item for page, _ in found for item in page] == OBJECTS[:-1]
+
+
+def test_listing_starts_after_a_key_and_holds_no_more_than_asked_for() -> None:
+    after = {"prefix": "bin-images/", "start-after": "bin-images/02499.jpg", "max-keys": "1"}
+    found = pages(**after)
+    assert [[item.key for item in page] for page, _ in found] == [
+        ["bin-images/02500.jpg"],
+        ["bin-images/02501.jpg"],
+    ]
+    # ABID's ranges begin at keys that need not exist.
+    assert pages(prefix="metadata/", **{"start-after": "metadata/00"})[0][0] == OBJECTS[-1:]
+
+
+def test_listing_of_nothing_is_an_empty_page() -> None:
+    assert pages(prefix="nothing/") == [([], False)]
+
+
+@pytest.fixture
+def small_bucket(tmp_path: Path) -> Path:
+    folder = tmp_path / "buckets/photos"
+    for path, data in {"bin-images/1.jpg": b"photo", "metadata/1.json": b"{}"}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
+
+
+def check_as_s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own client lists and fetches, and finds sizes and ETags to agree."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = open_place("s3://photos")
+    fetched = {entry.path: place.fetch(entry) for entry in place.entries()}
+    assert fetched == {"bin-images/1.jpg": b"photo", "metadata/1.json": b"{}"}
+    with pytest.raises(FileNotFoundError):
+        place.get("bin-images/2.jpg")
+
+
+def test_distant_server_is_s3_to_our_client_and_takes_its_time(
+    small_bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DistantServer(small_bucket, latency_s=0.05) as server:
+        check_as_s3(server.endpoint, monkeypatch)
+    asked, answered = server.photos[0]
+    assert 0.05 <= answered - asked < 1
+
+
+def test_nginx_is_s3_to_our_client(
+    small_bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nginx_or_skip()
+    with Nginx(small_bucket.parent, tmp_path / "nginx") as server:
+        check_as_s3(server.endpoint, monkeypatch)
+        url = f"{server.endpoint}/photos/bin-images/1.jpg"
+        with urllib.request.urlopen(url) as answer:
+            assert answer.headers["ETag"] == read_objects(small_bucket)[0].etag
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{server.endpoint}/other?list-type=2")
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_without_nginx_the_benchmark_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(UsageError, match="apt-get install nginx-light"):
+        run(quick=True, output=tmp_path, peers_python=None)
+
+
+def test_interpreter_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    nginx_or_skip()
+    with pytest.raises(UsageError, match="--peers-python"):
+        run(quick=True, output=tmp_path, peers_python=tmp_path / "no-python")
+
+
+def test_catalog_has_the_classes_of_abid() -> None:
+    totals = class_totals(NUM_IMAGES)
+    assert totals[:6] == [9_701, 41_147, 76_863, 90_058, 80_550, 62_448]
+    assert (len(totals), sum(totals)) == (21, NUM_IMAGES)
+    assert min(totals) > 0
+
+
+def test_catalog_deals_out_its_classes_and_runs() -> None:
+    rows = invent_catalog(20_000).rows
+    counts = Counter(row.count for row in rows)
+    assert [counts[count] for count in range(21)] == class_totals(20_000)
+    groups = Counter(neighbour_groups({row.id: row.skus or () for row in rows}).values())
+    in_runs = sum(size for size in groups.values() if size > 1)
+    assert in_runs / len(rows) == pytest.approx(0.73, abs=0.02)
+
+
+def test_plan_is_measured() -> None:
+    assert plan(2000)["plan_s"] > 0
+
+
+def test_process_is_measured_with_its_children() -> None:
+    code = (
+        "import multiprocessing, time\n"
+        "def hold():\n"
+        "    data = bytearray(b'x' * 300_000_000); end = time.time() + 1\n"
+        "    while time.time() < end: pass\n"
+        "child = multiprocessing.get_context('fork').Process(target=hold)\n"
+        "child.start(); child.join()\n"
+    )
+    usage = run_process([sys.executable, "-c", code], "http://127.0.0.1:9", {})
+    assert usage.wall_s > 1
+    assert usage.cpu_s > 0.3
+    assert 280 < usage.peak_mib < 600
+
+
+def test_process_that_fails_gives_its_last_line() -> None:
+    with pytest.raises(WorkError, match=r"exit code 1: .*no good"):
+        run_process([sys.executable, "-c", "raise ValueError('no good')"], "http://127.0.0.1:9", {})
+
+
+def unmeasured() -> Measurement:
+    return {}
+
+
+def result(name: str, role: Role, rounds: list[Mapping[str, float]], error: str | None) -> Result:
+    run_: Callable[[], Measurement] = unmeasured
+    return Result(Contestant(name, run_, {}, role), rounds, error)
+
+
+def test_missing_peer_is_a_row_and_not_a_failure() -> None:
+    report = ShardingReport(
+        name="sharding",
+        title="Shards",
+        metrics=(Metric("photos_per_s", "photos/s"),),
+        workload={},
+        notes=(),
+        num_rounds=1,
+        quick=True,
+        environment=Environment("C", 2, 8.0, None, "L", "3", {}, None, "2026", "python"),
+        results=[
+            result("ours", "ours", [{"photos_per_s": 200.0}], None),
+            result("loop", "peer", [{"photos_per_s": 100.0}], None),
+            result("img2dataset", "peer", [], NOT_INSTALLED),
+        ],
+        distant={"error": "no answer"},
+        planned={"error": "no memory"},
+    )
+    assert report.table().splitlines()[2:] == [
+        "| **ours** | 200 (200–200) | 2.00 |",
+        "| loop | 100 (100–100) | 1.00 |",
+        "| img2dataset | not installed | – |",
+    ]
+    page = replace(report, quick=False).to_markdown()
+    assert "error: no answer" in page
+    assert "error: no memory" in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quick_run_leaves_a_whole_report(run: Command, tmp_path: Path) -> None:
+    nginx_or_skip()
+    done = run("benchmarks", "sharding", "--quick", "--output", tmp_path / "results")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert names == {f"sharding.{kind}" for kind in ("json", "md", "png", "svg")}
+    report = json.loads((tmp_path / "results/sharding.json").read_text())
+    rows = {entry["name"]: entry for entry in report["contestants"]}
+    assert rows["ours"]["metrics"]["photos_per_s"]["median"] > 0
+    assert rows["webdataset loop"]["ratio"] == 1
+    assert rows["img2dataset"]["error"] == rows["MDSWriter loop"]["error"] == "not installed"
+    assert 0 < report["distant_server"]["share"] <= 1
+    assert report["plan"]["images"] == NUM_IMAGES // 10
+
+
+def nginx_or_skip() -> None:
+    try:
+        find_nginx()
+    except UsageError:
+        pytest.skip("nginx is not installed")
