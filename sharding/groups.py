@@ -8,8 +8,9 @@ are of the same series of names and
 
 - at a distance of one or two, and the bins share a product; or
 - at a distance of one, one bin is empty and the other holds at most two products: the pick that
-  emptied a bin (or the stow that filled it) leaves no product to recognise it by. Of such pairs
-  37% look alike in ABID, where 1% of unrelated pairs do.
+  emptied a bin (or the stow that filled it) leaves no product to recognise it by. Of 201 such
+  pairs in ABID's first 8,000 photos 25% look alike (28×28 grey thumbnails that correlate by more
+  than 0.7), where 1% of unrelated pairs do.
 
 At a distance of three or more no two of ABID's bins share a product.
 """
