@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bintally.command import UsageError, main
-from training.config import FitConfig, PrecisionName
+from training.config import DeviceName, EngineName, FitConfig, PrecisionName
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -46,8 +46,8 @@ class Evaluate:
     batch_size: int = 128
     precision: PrecisionName = "auto"
     """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
-    engine: Literal["auto", "dali", "torch"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: EngineName = "auto"
+    device: DeviceName = "auto"
 
     def execute(self) -> int:
         from bintally.places import open_place
@@ -118,8 +118,8 @@ class Predict:
     """best.pt or last.pt of a run."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
     """Photos (JPEG)."""
-    engine: Literal["auto", "dali", "torch"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: EngineName = "auto"
+    device: DeviceName = "auto"
 
     def execute(self) -> int:
         from training.predict import predict

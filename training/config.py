@@ -12,9 +12,21 @@ from bintally.command import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FitConfig", "PrecisionName", "precision_type"]
+__all__ = [
+    "DeviceName",
+    "EngineName",
+    "FitConfig",
+    "OptimizerName",
+    "PrecisionName",
+    "Trainable",
+    "precision_type",
+]
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+EngineName = Literal["auto", "dali", "torch"]
+OptimizerName = Literal["adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
+Trainable = Literal["head", "all"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class FitConfig:
     """A classifier of torchvision by name, or timm:NAME."""
     weights: str = "imagenet"
     """What the backbone begins with: imagenet (downloaded), none, or a file."""
-    trainable: Literal["head", "all"] = "all"
+    trainable: Trainable = "all"
     """Train the head on a frozen backbone, or everything."""
     head_width: int = 128
     """Width of the head's hidden layer."""
@@ -44,7 +56,7 @@ class FitConfig:
     """Photos of a step, all processes together."""
     lr: float = 0.001
     """Peak learning rate; warm-up before it, a cosine to zero after."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     weight_decay: float = 0.01
     warmup_epochs: float = 0.5
     precision: PrecisionName = "auto"
@@ -53,9 +65,9 @@ class FitConfig:
 
     checkpoint_every_steps: int = 0
     """Write last.pt after so many steps too, and not only after every epoch."""
-    engine: Literal["auto", "dali", "torch"] = "auto"
+    engine: EngineName = "auto"
     """What decodes: NVIDIA DALI, or PyTorch on the CPU. auto is DALI where it is installed."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
 
     def check(self) -> None:
         """Raises `UsageError` for a value that makes no sense."""

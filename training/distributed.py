@@ -6,16 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.distributed as dist
 
 from bintally.command import UsageError
+from training.config import DeviceName
 
-__all__ = ["DeviceName", "Process", "joined"]
-
-DeviceName = Literal["auto", "cpu", "cuda"]
+__all__ = ["Process", "joined"]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bintally.command import UsageError
+from training.config import EngineName
 from training.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     Photos = Sequence[NDArray[np.uint8]]
     """JPEG bytes, each (size,) uint8."""
 
-__all__ = ["DecodeError", "Engine", "EngineName", "first_undecodable", "make_engine"]
-
-EngineName = Literal["auto", "dali", "torch"]
+__all__ = ["DecodeError", "Engine", "first_undecodable", "make_engine"]
 
 
 class DecodeError(Exception):

@@ -6,10 +6,8 @@ done, `evaluation.json` and `report.html` of the best checkpoint on the validati
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from bintally.command import UsageError
-from bintally.places import delete_temporary_files, open_place, write_atomically
+from bintally.places import delete_temporary_files, open_place
 from bintally.progress import Progress, say
 from sharding.dataset import Dataset, read_dataset
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -26,6 +24,7 @@ from training.config import FitConfig, precision_type
 from training.distributed import Process, joined
 from training.engine import Engine, make_engine
 from training.evaluate import Evaluation, evaluate
+from training.history import epoch_line, read_history, write_history
 from training.loader import load
 from training.metrics import most_frequent_count
 from training.model import CountNet, build_model
@@ -235,11 +234,8 @@ class _Run:
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
         if self.process.is_first:
-            write_atomically(
-                config.run / METRICS,
-                "".join(json.dumps(entry) + "\n" for entry in position.history).encode(),
-            )
-            print(_epoch_line(line, config.epochs), flush=True)
+            write_history(config.run / METRICS, position.history)
+            print(epoch_line(line, config.epochs), flush=True)
         if improved:
             self._write(BEST)
         self._write(LAST)
@@ -352,7 +348,7 @@ class _Run:
             earlier.step,
             earlier.sums,
             earlier.best,
-            _read_history(run / METRICS, earlier.epoch),
+            read_history(run / METRICS, earlier.epoch),
         )
         return earlier
 
@@ -382,28 +378,3 @@ def _bar(process: Process, task: str, total: int, done: int) -> Any:
     bar = Progress(task, total, "steps")
     bar.update(done)
     return bar
-
-
-def _epoch_line(line: dict[str, Any], epochs: int) -> str:
-    train, validation = line["train"], line.get("validation")
-    text = (
-        f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  "
-        f"train loss {train['loss']:.3f} accuracy {train['accuracy']:.1%}"
-    )
-    if validation is not None:
-        text += (
-            f"  validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.1%} "
-            f"RMSE {validation['rmse']:.3f}"
-        )
-    return (
-        f"{text}  {line['images_per_s']:,.0f} images/s, "
-        f"{line['data_wait_share']:.0%} waiting for data"
-    )
-
-
-def _read_history(file: Path, epochs: int) -> list[dict[str, Any]]:
-    """The lines of the epochs that a checkpoint has done."""
-    if not file.exists():
-        return []
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    return [line for line in lines if line["epoch"] <= epochs]

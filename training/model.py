@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bintally.command import UsageError
+from training.config import Trainable
 from training.preprocessing import Preprocessing
 
-__all__ = ["CountNet", "Trainable", "build_model"]
+__all__ = ["CountNet", "build_model"]
 
-Trainable = Literal["head", "all"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

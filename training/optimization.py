@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from training.config import OptimizerName
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["OptimizerName", "Schedule", "make_optimizer"]
-
-OptimizerName = Literal["adamw", "sgd"]
+__all__ = ["Schedule", "make_optimizer"]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError
 from training.checkpoint import read_checkpoint
-from training.distributed import DeviceName, joined
-from training.engine import EngineName, first_undecodable, make_engine
+from training.config import DeviceName, EngineName
+from training.distributed import joined
+from training.engine import first_undecodable, make_engine
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ from bintally.places import open_place
 from sharding.dataset import read_dataset
 from tests.training.test_engines import agree
 from tests.training.test_fit import settings
-from training.engine import EngineName, make_engine
+from training.config import EngineName
+from training.engine import make_engine
 from training.fit import fit
 from training.loader import load
 from training.preprocessing import Preprocessing

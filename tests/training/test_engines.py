@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from bintally.command import WorkError
+from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from sharding.dataset import read_dataset
-from training.engine import Engine, EngineName, make_engine
+from training.config import EngineName
+from training.engine import Engine, make_engine
 from training.loader import load
 from training.preprocessing import Preprocessing
 from training.samples import Samples
+from training.torch_engine import TorchEngine
 
 PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CPU = torch.device("cpu")
@@ -115,3 +118,10 @@ def test_a_photo_that_does_not_decode_is_named(
     order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
     with pytest.raises(WorkError, match=f"{samples.where(21)}: the photo does not decode"):
         list(load(damaged, range(6), engine, order))
+
+
+def test_without_dali_the_cpu_engine_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert isinstance(make_engine("auto", PREPROCESSING, CPU, batch_size=1), TorchEngine)
+    with pytest.raises(UsageError, match="DALI is not installed"):
+        make_engine("dali", PREPROCESSING, CPU, batch_size=1)

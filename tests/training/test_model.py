@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bintally.command import UsageError
-from training.model import CountNet, Trainable, build_model
+from training.config import Trainable
+from training.model import CountNet, build_model
 from training.preprocessing import Preprocessing
 
 

@@ -1,0 +1,43 @@
+"""The history of a run: `metrics.jsonl`, a line of JSON for each epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bintally.places import write_atomically
+
+__all__ = ["epoch_line", "read_history", "write_history"]
+
+
+def write_history(file: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Writes the lines of all epochs so far."""
+    write_atomically(file, "".join(json.dumps(line) + "\n" for line in history).encode())
+
+
+def epoch_line(line: dict[str, Any], epochs: int) -> str:
+    """How an epoch's line of `metrics.jsonl` is told on a terminal."""
+    train, validation = line["train"], line.get("validation")
+    text = (
+        f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}  "
+        f"train loss {train['loss']:.3f} accuracy {train['accuracy']:.1%}"
+    )
+    if validation is not None:
+        text += (
+            f"  validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.1%} "
+            f"RMSE {validation['rmse']:.3f}"
+        )
+    return (
+        f"{text}  {line['images_per_s']:,.0f} images/s, "
+        f"{line['data_wait_share']:.0%} waiting for data"
+    )
+
+
+def read_history(file: Path, epochs: int) -> list[dict[str, Any]]:
+    """The lines of the epochs that a checkpoint has done."""
+    if not file.exists():
+        return []
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    return [line for line in lines if line["epoch"] <= epochs]
