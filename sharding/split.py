@@ -40,7 +40,8 @@ def deal(
     (iterative stratification, Sechidis et al. 2011, with groups for labels).
     """
     members: dict[str, list[int]] = defaultdict(list)
-    for id_, count in counts.items():
+    # Sorted, because sums of floats depend on their order: the caller's must not decide a draw.
+    for id_, count in sorted(counts.items()):
         members[groups[id_]].append(count)
     total = Counter(counts.values())
     wanted = [{c: ratio * n for c, n in total.items()} for ratio in ratios]
