@@ -107,7 +107,7 @@ def _render(scratch: Path, photos_per_core: int) -> str:
     synthesize(source, images=num_images, seed=0)
     options: dict[str, Any] = {"split": (1.0, 0.0, 0.0), "group": "none"}
     # webdataset deals whole shards to its workers: unequal ones would hold it up.
-    plan = make_plan(read_source(source, connections=8), Options(**options))
+    plan = make_plan(read_source(source, Processes(1), 8), Options(**options))
     num_photos = sum(len(shard.ids) for shard in plan.shards)
     options["shard_samples"] = -(-num_photos // (2 * num_cores))
     build(source, destination, Options(**options), distributor=Processes(1), connections=8)
