@@ -164,8 +164,8 @@ def _contestants(workload: Workload) -> list[Contestant]:
             "ours",
         ),
         Contestant(
-            "ours, torch engine",
-            partial(ours, workload, "torch"),
+            "ours, CPU engine",
+            partial(ours, workload, "cpu"),
             {
                 "decode": "simplejpeg (libjpeg-turbo), full size",
                 "antialiased": True,
@@ -249,7 +249,7 @@ def _notes(workload: Workload) -> list[str]:
         "Peak memory: the process's peak, PyTorch itself included, and what its workers have to "
         "themselves towards the epoch's end.",
         "First batch: from the loader's making, with all imports done before.",
-        "CPU limit: what the torch engine does to a photo, in a bare loop in a process for each "
+        "CPU limit: what the CPU engine does to a photo, in a bare loop in a process for each "
         "core.",
     ]
     if workload.device == "cuda":

@@ -58,7 +58,7 @@ class Workload:
         return min(self.num_workers, len(self.tars))
 
 
-def ours(workload: Workload, engine_name: Literal["dali", "torch"]) -> Measurement:
+def ours(workload: Workload, engine_name: Literal["dali", "cpu"]) -> Measurement:
     """Our loader, through the same calls as training."""
     import numpy as np
     import torch

@@ -16,6 +16,7 @@ __all__ = [
     "DeviceName",
     "EngineName",
     "FitConfig",
+    "OnBadSample",
     "OptimizerName",
     "PrecisionName",
     "Trainable",
@@ -23,7 +24,8 @@ __all__ = [
 ]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-EngineName = Literal["auto", "dali", "torch"]
+EngineName = Literal["auto", "dali", "cpu"]
+OnBadSample = Literal["stop", "skip"]
 OptimizerName = Literal["adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 Trainable = Literal["head", "all"]
