@@ -297,7 +297,7 @@ class _Distant(asyncio.Protocol):
     def _answer(self, target: str, asked: float) -> None:
         if not self._transport.is_closing():
             self._transport.write(self._server.answer(target))
-        if target.endswith(".jpg"):
+        if urlsplit(target).path.endswith(".jpg"):  # Not a listing that starts after one.
             self._server.photos.append((asked, time.monotonic()))
 
 

@@ -52,7 +52,7 @@ class MetadataJob:
 
     def run(self) -> tuple[Sequence[Entry], list[ParsedMetadata | None]]:
         """Its entries, and for each what it holds; None for one that is there no more."""
-        return self.entries, map_in_threads(self._read, self.entries, self.connections)
+        return self.entries, [*map_in_threads(self._read, self.entries, self.connections)]
 
     def _read(self, entry: Entry) -> ParsedMetadata | None:
         try:
