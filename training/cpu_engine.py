@@ -88,11 +88,12 @@ class CpuEngine:
         size = self._preprocessing.image_size
         images = self._free(len(photos) * size * size * 3).reshape(len(photos), size, size * 3)
         return images, [
-            pool.submit(self._make, photos[i : i + TASK], flips[i : i + TASK], images[i : i + TASK])
+            pool.submit(self.make, photos[i : i + TASK], flips[i : i + TASK], images[i : i + TASK])
             for i in range(0, len(photos), TASK)
         ]
 
-    def _make(self, photos: Photos, flips: NDArray[np.bool_], images: NDArray[Any]) -> None:
+    def make(self, photos: Photos, flips: NDArray[np.bool_], images: NDArray[Any]) -> None:
+        """Writes photos into `images`, (photos, size, size × 3) float32 (uint8 for a GPU)."""
         from training.resize import resize_into
 
         for photo, flip, image in zip(photos, flips.tolist(), images, strict=True):
