@@ -12,6 +12,7 @@ import tyro
 
 from bintally.command import UsageError, main
 from training.config import DeviceName, EngineName, FitConfig, PrecisionName
+from training.presets import with_preset
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -139,5 +140,6 @@ if __name__ == "__main__":
             Fit | Evaluate | Predict,
             prog="python -m training",
             description="Stage 2: shards become a model that counts.",
+            rewrite=with_preset,
         )
     )
