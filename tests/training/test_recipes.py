@@ -67,7 +67,7 @@ def test_the_average_follows_the_weights_and_gives_them_back() -> None:
     (weight, *_) = model.head.parameters()
     first = weight.detach().clone()
     with torch.no_grad():
-        weight += 1
+        weight.add_(1)
     average.update(1000)
     with average.applied():
         torch.testing.assert_close(weight.detach(), first + 0.5)
