@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bintally.cache import cache_folder
 from bintally.places import Entry, write_atomically
 
-__all__ = ["CHUNK", "cache_folder", "read_chunk", "write_chunk"]
+__all__ = ["CHUNK", "read_chunk", "write_chunk"]
 
 CHUNK = 4096
 """Objects in a file."""
-
-
-def cache_folder() -> Path:
-    """`$BINTALLY_CACHE`, or `bintally` in the user's cache folder."""
-    if folder := os.environ.get("BINTALLY_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bintally"
 
 
 def _file(entries: Sequence[Entry]) -> Path:

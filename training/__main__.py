@@ -1,10 +1,11 @@
-"""The commands of stage 2: `python -m training fit|evaluate|predict`."""
+"""The commands of stage 2: `python -m training fit|evaluate|predict|export`."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ import tyro
 from bintally.command import UsageError, main
 from training.config import DeviceName, EngineName, FitConfig, PrecisionName
 from training.presets import with_preset
+from training.sagemaker import deliver, with_job
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -26,10 +28,24 @@ class Fit(FitConfig):
     resnet18 --weights none --image-size 96.
     """
 
+    ray: str | None = None
+    """Train on a Ray cluster: its address, or auto for the one this machine belongs to."""
+    workers: int = 1
+    """Processes on the Ray cluster; each takes a GPU where there are any."""
+
     def execute(self) -> int:
+        config = FitConfig(**{f.name: getattr(self, f.name) for f in fields(FitConfig)})
+        if self.ray is not None:
+            from training.cluster import fit_on_ray
+
+            fit_on_ray(config, self.ray, self.workers)
+            return 0
+        if self.workers != 1:
+            raise UsageError("--workers: is for --ray; torchrun starts processes without it")
         from training.fit import fit
 
-        fit(self)
+        if fit(config).finished and os.environ.get("RANK", "0") == "0":
+            deliver(config.run, os.environ)
         return 0
 
 
@@ -134,12 +150,34 @@ class Predict:
         return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as an ONNX file: a photo's pixels in, its count out.
+
+    Input: photos, uint8 (batch, height, width, 3), RGB, of any size. Outputs: count, int64 (batch),
+    and probabilities, float32 (batch, classes). The file is checked with onnxruntime.
+    """
+
+    checkpoint: Checkpoint
+    """best.pt or last.pt of a run."""
+    output: Checkpoint
+    """The ONNX file."""
+
+    def execute(self) -> int:
+        from training.export import export
+
+        difference = export(self.checkpoint, self.output)
+        print(f"{self.output}: probabilities differ by at most {difference:.1g} from PyTorch's")
+        return 0
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
-            Fit | Evaluate | Predict,
+            Fit | Evaluate | Predict | Export,
             prog="python -m training",
             description="Stage 2: shards become a model that counts.",
-            rewrite=with_preset,
+            # A job's hyperparameters may name a preset, too.
+            rewrite=lambda words: with_preset(with_job(words, os.environ)),
         )
     )

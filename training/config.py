@@ -19,6 +19,7 @@ __all__ = [
     "LossName",
     "OptimizerName",
     "PrecisionName",
+    "RuleName",
     "Trainable",
     "precision_type",
 ]
@@ -28,6 +29,21 @@ EngineName = Literal["auto", "dali", "torch"]
 LossName = Literal["cross-entropy", "ordinal"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
+RuleName = Literal[
+    "overfit",
+    "overtraining",
+    "loss-not-decreasing",
+    "vanishing-gradient",
+    "exploding-gradient",
+    "dead-relu",
+    "class-imbalance",
+    "low-gpu-utilisation",
+    "data-loader",
+    "cpu-bottleneck",
+    "gpu-memory-growth",
+    "step-outlier",
+    "long-initialisation",
+]
 Trainable = Literal["head", "all"]
 
 
@@ -85,6 +101,10 @@ class FitConfig:
     """Stop after so many epochs without a better one; 0 never does."""
     precision: PrecisionName = "auto"
     """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at the start, for faster steps after."""
+    sync_batchnorm: bool = False
+    """Take BatchNorm's statistics over all GPUs, so that they do not depend on their number."""
     seed: int = 0
 
     checkpoint_every_steps: int = 0
@@ -94,6 +114,12 @@ class FitConfig:
     mirror: str | None = None
     """A second place (s3://BUCKET/PREFIX, or a folder) that gets every checkpoint, and that
     --resume fetches it from where --run has none: for machines that come and go."""
+    debugger: bool = True
+    """Record what the rules of training/rules.py look at, and tell what they find."""
+    stop_on: tuple[RuleName, ...] = ()
+    """Rules that end the run after an epoch in which they find an issue."""
+    profile: bool = False
+    """Write trace.json, PyTorch's profile of a few steps of the first epoch, for a trace viewer."""
     engine: EngineName = "auto"
     """What decodes: NVIDIA DALI, or PyTorch on the CPU. auto is DALI where it is installed."""
     device: DeviceName = "auto"
@@ -110,6 +136,8 @@ class FitConfig:
         for name in BELOW_ONE:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
+        if self.stop_on and not self.debugger:
+            raise UsageError("--stop-on: the rules look at what --no-debugger leaves out")
         if self.freeze_epochs and self.trainable == "head":
             raise UsageError("--freeze-epochs: --trainable head keeps the backbone frozen anyway")
 
@@ -162,6 +190,10 @@ WHERE_AND_HOW = {
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
     "mirror",
+    "debugger",
+    "stop_on",
+    "profile",
+    "compile",
     "engine",
     "device",
 }

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from bintally.command import UsageError
 from training.config import DeviceName
@@ -118,7 +119,16 @@ def joined(device: DeviceName) -> Iterator[Process]:
     # Ray Train's workers have joined already.
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        store, _, _ = next(rendezvous("env://"))
+        # torchrun's store outlives a restart: without a prefix of its own, a process may read the
+        # address of a peer that has died.
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world_size}"
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            store=dist.PrefixStore(attempt, store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=world_size,
+        )
     host_group = dist.new_group(backend="gloo")
     try:
         yield Process(rank, world_size, local_rank, place, host_group)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bintally.cache import cache_folder
 from bintally.command import WorkError
 from bintally.places import write_atomically
 from bintally.progress import Progress
@@ -64,8 +65,6 @@ def features_folder(
     device: torch.device,
 ) -> Path:
     """Where the features of a dataset (its sha256) lie that would come out of all this."""
-    from sharding.metadata_cache import cache_folder
-
     digest = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

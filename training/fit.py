@@ -7,10 +7,12 @@ done, `evaluation.json` and `report.html` of the best checkpoint on the validati
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place
@@ -24,15 +26,16 @@ from training.engine import Engine, make_engine
 from training.features import BATCH_SIZE, compute_features, features_folder
 from training.history import epoch_line, history_bytes, read_history
 from training.inputs import FeatureInputs, Inputs, PhotoInputs
-from training.loop import Loop, Position, Step
+from training.loop import Loop, Position, Step, Watcher
 from training.metrics import most_frequent_count
 from training.model import CountNet, build_model
 from training.order import epoch_order, training_batches
 from training.preprocessing import Preprocessing
-from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, write_results
+from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
 from training.resumption import find_earlier, read_together
 from training.samples import Samples
 from training.survival import Diverged, Survival, Terminated, termination
+from training.watching import Watch
 
 __all__ = ["Fitted", "OnEpoch", "fit"]
 
@@ -90,7 +93,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
             survival.close()
 
 
-class _Run:
+class _Run(Watcher):
     """A run on this process: what is to be resumed, the loop, and the folder."""
 
     def __init__(
@@ -117,14 +120,17 @@ class _Run:
         self.precision = precision_type(config.precision, process.device)
         self._announce()
         self.loop = self._make_loop(earlier)
+        counts = dataset.splits["train"].class_counts
+        self.watch = Watch(config, self.model, counts, process) if process.is_first else None
 
     def execute(self) -> Fitted:
         """Trains what is left to train, then evaluates the best checkpoint and reports."""
         loop = self.loop
         finished = False
         try:
-            while not loop.ended:
-                self._train_epoch()
+            with self.watch or nullcontext():
+                while not loop.ended:
+                    self._train_epoch()
             self._finish()
             finished = True
         except Terminated:
@@ -149,7 +155,12 @@ class _Run:
         if earlier is not None:
             model.load_state_dict(earlier.model)
             preprocessing = Preprocessing.from_dict(earlier.preprocessing)
-        return model.to(self.process.device), preprocessing
+        model.to(self.process.device)
+        if config.sync_batchnorm:
+            if self.process.device.type != "cuda":
+                raise UsageError("--sync-batchnorm: PyTorch has it on GPUs only")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return model, preprocessing
 
     def _announce(self) -> None:
         if not self.process.is_first:
@@ -236,21 +247,37 @@ class _Run:
 
     def _train_epoch(self) -> None:
         """An epoch, its validation, and the checkpoints after it."""
-        config, process = self.config, self.process
-        line = self.loop.train_epoch(self._after_step)
-        better = self.loop.end_epoch(line, self.survival.pause)
-        if process.is_first:
+        config, loop = self.config, self.loop
+        line = loop.train_epoch(self)
+        better = loop.end_epoch(line, self.survival.pause)
+        reason = None
+        if self.watch is not None:
+            num_classes = len(self.dataset.classes)
+            rule = self.watch.end_epoch(loop.position.history, loop.evaluation, num_classes)
+            reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
-        if self.on_epoch is not None and process.share(
-            self.on_epoch(line) if process.is_first else None
-        ):
-            self.loop.stopped = self.loop.stopped or "by the caller"
+            if self.on_epoch is not None and self.on_epoch(line):
+                reason = "by the caller"
+        loop.stopped = loop.stopped or self.process.share(reason)
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
-        self._write(METRICS, *([BEST, LAST] if better else [LAST]))
+        self._write(METRICS, RULES, *([BEST, LAST] if better else [LAST]))
 
-    def _after_step(self, step: Step) -> None:
+    def before_step(self, number: int) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.before_step(number)
+
+    def after_backward(self) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.after_backward()
+
+    def after_step(self, step: Step) -> None:
+        """Saves when it is time. Raises `Terminated` or `Diverged`."""
         position, every = self.loop.position, self.config.checkpoint_every_steps
+        if self.watch is not None:
+            self.watch.after_step(step)
         due = self.survival.after_step(step)
         if due or (every and position.step % every == 0 and position.step < self.loop.steps):
             self._write(LAST)
@@ -320,7 +347,7 @@ class _Run:
         if not torch.stack(torch._foreach_norm(trained)).isfinite().all():
             raise Diverged(position.epoch * loop.steps + position.step - 1, float("nan"))
         self.survival.saved()
-        if not self.process.is_first:
+        if self.watch is None:
             return
         checkpoint = Checkpoint(
             model=self.model.state_dict(),
@@ -339,5 +366,5 @@ class _Run:
             preprocessing=self.preprocessing.to_dict(),
             stopped=loop.stopped,
         )
-        history = history_bytes(position.history)
-        self.writer.submit({name: history if name == METRICS else checkpoint for name in names})
+        texts = {METRICS: history_bytes(position.history), RULES: self.watch.rules_json()}
+        self.writer.submit({name: texts.get(name, checkpoint) for name in names})

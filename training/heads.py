@@ -15,7 +15,7 @@ from training.distributed import Process
 from training.engine import make_engine
 from training.features import BATCH_SIZE, Features, compute_features, features_folder
 from training.inputs import FeatureInputs
-from training.loop import Loop
+from training.loop import Loop, Watcher
 from training.model import CountNet, build_model
 from training.samples import Samples
 
@@ -117,7 +117,7 @@ def train_head(
         precision,
     )
     while not loop.ended:
-        line = loop.train_epoch(lambda step: None)
+        line = loop.train_epoch(Watcher())
         loop.end_epoch(line)
         if on_epoch(line):
             break

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bintally.progress import Progress
 from training.config import FitConfig
 from training.distributed import Process
+from training.evaluate import Evaluation
 from training.inputs import Inputs
 from training.loader import Batch
 from training.losses import make_loss
@@ -24,7 +25,7 @@ from training.model import CountNet
 from training.optimization import Average, Schedule, make_optimizer
 from training.order import step_seed, steps
 
-__all__ = ["Loop", "Position", "Step"]
+__all__ = ["Loop", "Position", "Step", "Watcher"]
 
 SUMS = ("loss", "correct", "samples")
 VALIDATED = ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
@@ -58,6 +59,19 @@ class Step:
     """The wait included."""
 
 
+class Watcher:
+    """What happens beside the steps: nothing, unless it is said otherwise."""
+
+    def before_step(self, number: int) -> None:
+        """A step of the run, counted from 0, is about to begin."""
+
+    def after_backward(self) -> None:
+        """The step's gradients are there, and the optimiser has not taken them yet."""
+
+    def after_step(self, step: Step) -> None:
+        """The position includes the step; raising ends the run."""
+
+
 class Loop:
     """A model in training on this process: optimiser, schedule, average, and the position."""
 
@@ -83,6 +97,8 @@ class Loop:
         only_head = config.trainable == "head"
         self.optimizer = make_optimizer(config, model.head, None if only_head else model.backbone)
         self.average = Average(model, config.ema, only_head) if config.ema else None
+        self.evaluation: Evaluation | None = None
+        """The last validation."""
         self._classes = classes
         self._baseline_count = most_frequent_count(class_counts)
         self._loss = make_loss(config, classes, class_counts, process.device)
@@ -96,6 +112,8 @@ class Loop:
         if self._trained is None or frozen != self.model.frozen:
             self.model.freeze(frozen)
             part = self.inputs.trained(self.model)
+            if self.config.compile:
+                part.compile()
             self._trained = part
             if self.process.world_size > 1:
                 cuda = self.process.device.type == "cuda"
@@ -103,18 +121,15 @@ class Loop:
                     part,
                     device_ids=[self.process.device] if cuda else None,
                     # A frozen backbone's buffers never change: there is nothing to send around.
-                    broadcast_buffers=not frozen,
+                    forward_sync_buffers=not frozen,
                     gradient_as_bucket_view=True,
                     # It cannot tell the parts of a step from steps.
                     static_graph=self.config.accumulate == 1,
                 )
         return self._trained
 
-    def train_epoch(self, after_step: Callable[[Step], None]) -> dict[str, Any]:
-        """Trains what is left of the epoch begun; its line of `metrics.jsonl`, without validation.
-
-        `after_step` is called when the position includes the step, and may raise to end the run.
-        """
+    def train_epoch(self, watcher: Watcher) -> dict[str, Any]:
+        """Trains what is left of the epoch begun; returns its line, without validation."""
         config, position, process = self.config, self.position, self.process
         first_step = position.step
         self.model.train()
@@ -130,12 +145,13 @@ class Loop:
             for step in range(first_step, self.steps):
                 done = position.epoch * self.steps + step
                 parts, wait = self._next(batches)
-                loss = self._step(trained, parts, done)
+                watcher.before_step(done)
+                loss = self._step(trained, parts, done, watcher)
                 position.step = step + 1
                 now = time.monotonic()
                 waited += wait
                 first_wait = first_wait or wait
-                after_step(Step(done, loss, wait, now - last))
+                watcher.after_step(Step(done, loss, wait, now - last))
                 last = now
                 if bar is not None:
                     bar.update()
@@ -174,7 +190,7 @@ class Loop:
         """
         config, position = self.config, self.position
         with self.average.applied() if self.average else nullcontext():
-            evaluation = self.inputs.validate(self.model, pause)
+            evaluation = self.evaluation = self.inputs.validate(self.model, pause)
         if evaluation is not None:
             summary = evaluation.summarize(self._classes, self._baseline_count)
             line["validation"] = {name: summary[name] for name in VALIDATED}
@@ -202,7 +218,9 @@ class Loop:
         parts = [next(batches) for _ in range(self.config.accumulate)]
         return parts, time.monotonic() - asked
 
-    def _step(self, trained: nn.Module, parts: Sequence[Batch], done: int) -> Tensor:
+    def _step(
+        self, trained: nn.Module, parts: Sequence[Batch], done: int, watcher: Watcher
+    ) -> Tensor:
         """One step of the optimiser; the mean loss of this process's samples."""
         config, process = self.config, self.process
         # For dropout and the like.
@@ -225,6 +243,7 @@ class Loop:
                     [losses, correct, torch.full_like(losses, len(batch.indices))]
                 )
                 loss += losses
+        watcher.after_backward()
         lr = self.schedule.learning_rate(done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)

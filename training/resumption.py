@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 
 from bintally.command import UsageError
 from bintally.places import delete_temporary_files, open_place
@@ -11,7 +12,7 @@ from bintally.progress import say
 from training.checkpoint import Checkpoint, parse_checkpoint
 from training.config import FitConfig
 from training.distributed import Process
-from training.results import BEST, EVALUATION, LAST, METRICS, REPORT
+from training.results import BEST, EVALUATION, EVENTS, LAST, METRICS, REPORT, RULES, TRACE
 
 __all__ = ["find_earlier", "read_together"]
 
@@ -39,8 +40,9 @@ def find_earlier(config: FitConfig, dataset: str, process: Process) -> Checkpoin
         if process.is_first:
             if earlier is not None:
                 say(f"{run}: starting over an unfinished run (--resume would continue it)")
-            for name in (LAST, BEST, METRICS, EVALUATION, REPORT):
+            for name in (LAST, BEST, METRICS, EVALUATION, REPORT, RULES, TRACE):
                 (run / name).unlink(missing_ok=True)
+            shutil.rmtree(run / EVENTS, ignore_errors=True)
         process.wait()
         return None
     if earlier.dataset != dataset:

@@ -1,0 +1,125 @@
+"""Runs where they are launched: on a Ray cluster, and as a SageMaker training job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bintally.command import UsageError
+from tests.conftest import REPOSITORY
+from tests.training.test_fit import arguments, same_tensors, settings, torchrun
+from tests.training.test_survival import timeless
+from training.sagemaker import CHECKPOINTS, with_job
+
+JOB = {"SM_MODEL_DIR": "/opt/ml/model", "SM_CHANNEL_SHARDS": "/opt/ml/input/data/shards"}
+
+
+def test_outside_of_a_job_a_command_line_stays_as_it_is() -> None:
+    words = ["fit", "--shards", "s", "--run", "r"]
+    assert with_job(words, {"SM_HPS": '{"lr": 1}'}) == words
+
+
+def test_a_job_is_a_command_line() -> None:
+    settings = {"lr": 0.01, "batch_size": "64", "balance_classes": True, "compile": "false"}
+    words = with_job(["fit"], JOB | {"SM_HPS": json.dumps(settings)})
+    assert words == [
+        *("fit", "--run", CHECKPOINTS, "--resume", "--shards", "/opt/ml/input/data/shards"),
+        *("--lr", "0.01", "--batch-size", "64", "--balance-classes"),
+    ]
+    assert with_job(["evaluate", "--split", "test"], JOB) == ["evaluate", "--split", "test"]
+
+
+def test_flags_win_over_the_job() -> None:
+    assert with_job(["fit", "--run", "mine"], JOB)[-2:] == ["--run", "mine"]
+
+
+@pytest.mark.parametrize("wrong", ["[1]", "{"])
+def test_hyperparameters_that_are_none_are_a_usage_error(wrong: str) -> None:
+    with pytest.raises(UsageError, match="SM_HPS"):
+        with_job(["fit"], JOB | {"SM_HPS": wrong})
+
+
+def test_the_command_runs_as_a_job(shards: Path, tmp_path: Path) -> None:
+    hyperparameters = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64}
+    hyperparameters |= {"epochs": 1, "batch-size": 16, "preset": "capstone"}
+    result = subprocess.run(
+        [sys.executable, "-m", "training", "fit", "--run", tmp_path / "checkpoints"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "SM_CHANNEL_TRAINING": str(shards),
+            "SM_MODEL_DIR": str(tmp_path / "model"),
+            "SM_OUTPUT_DATA_DIR": str(tmp_path / "output"),
+            "SM_HPS": json.dumps(hyperparameters),
+        },
+    )
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["best.pt"]
+    output = {path.name for path in (tmp_path / "output").iterdir()}
+    assert output == {"metrics.jsonl", "evaluation.json", "report.html", "rules.json"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray cluster of this machine alone, with processes of its own; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    start += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    with log.open("wb") as file:
+        # A session of its own: its processes are ended with it, and no other cluster's.
+        process = subprocess.Popen(
+            start,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ray_trains_what_torchrun_trains(cluster: str, shards: Path, tmp_path: Path) -> None:
+    config = settings(shards, tmp_path / "torchrun", trainable="head", batch_size=15)
+    result = torchrun(2, "training", "fit", *arguments(config))
+    assert result.returncode == 0, result.stderr
+    other = settings(shards, tmp_path / "ray", trainable="head", batch_size=15)
+    command = ["training", "fit", *arguments(other), "--ray", cluster, "--workers", "2"]
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert same_tensors(other.run / "last.pt", config.run / "last.pt")
+    assert timeless(other.run) == timeless(config.run)
+
+
+def test_a_mistake_on_ray_is_one_line_too(cluster: str, shards: Path, tmp_path: Path) -> None:
+    config = settings(shards, tmp_path, batch_size=10_000)
+    command = ["training", "fit", *arguments(config), "--ray", cluster, "--workers", "2"]
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert "error: --batch-size 10000: the train split has only 67 samples" in result.stderr
