@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from bintally.command import UsageError
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, same_tensors, settings, torchrun
 from tests.training.test_survival import timeless
+from training.config import FitConfig
 from training.sagemaker import CHECKPOINTS, with_job
 
 JOB = {"SM_MODEL_DIR": "/opt/ml/model", "SM_CHANNEL_SHARDS": "/opt/ml/input/data/shards"}
@@ -70,56 +68,31 @@ def test_the_command_runs_as_a_job(shards: Path, tmp_path: Path) -> None:
     assert output == {"metrics.jsonl", "evaluation.json", "report.html", "rules.json"}
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray cluster of this machine alone, with processes of its own; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("ray") / "log"
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    start += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    with log.open("wb") as file:
-        # A session of its own: its processes are ended with it, and no other cluster's.
-        process = subprocess.Popen(
-            start,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        )
-    try:
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+def on_ray(config: FitConfig) -> subprocess.CompletedProcess[str]:
+    """Trains with two workers on a Ray cluster of this machine alone."""
+    command = ["training", "fit", *arguments(config), "--ray", "local", "--workers", "2"]
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        # Whatever token this machine's user may have for other clusters.
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+    )
 
 
-def test_ray_trains_what_torchrun_trains(cluster: str, shards: Path, tmp_path: Path) -> None:
+def test_ray_trains_what_torchrun_trains(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "torchrun", trainable="head", batch_size=15)
     result = torchrun(2, "training", "fit", *arguments(config))
     assert result.returncode == 0, result.stderr
-    other = settings(shards, tmp_path / "ray", trainable="head", batch_size=15)
-    command = ["training", "fit", *arguments(other), "--ray", cluster, "--workers", "2"]
-    result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    other = replace(config, run=tmp_path / "ray")
+    result = on_ray(other)
     assert result.returncode == 0, result.stderr
     assert same_tensors(other.run / "last.pt", config.run / "last.pt")
     assert timeless(other.run) == timeless(config.run)
 
 
-def test_a_mistake_on_ray_is_one_line_too(cluster: str, shards: Path, tmp_path: Path) -> None:
-    config = settings(shards, tmp_path, batch_size=10_000)
-    command = ["training", "fit", *arguments(config), "--ray", cluster, "--workers", "2"]
-    result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=REPOSITORY, capture_output=True, text=True
-    )
+def test_a_mistake_on_ray_is_one_line_too(shards: Path, tmp_path: Path) -> None:
+    result = on_ray(settings(shards, tmp_path, batch_size=10_000))
     assert result.returncode == 2, result.stderr
     assert "error: --batch-size 10000: the train split has only 67 samples" in result.stderr
