@@ -60,7 +60,32 @@ class Sharding:
         return run(quick=self.quick, output=self.output, peers_python=self.peers_python)
 
 
-COMMANDS: dict[str, Callable[..., Loader | Sharding]] = {"loader": Loader, "sharding": Sharding}
+@dataclass
+class Training:
+    """Photos a second, from photos on disk to steps of the optimiser.
+
+    Ours end to end, with its loader alone and its model alone, beside loops written after timm's
+    train script and torchvision's reference, on the same photos.
+    """
+
+    quick: bool = False
+    """Few photos and rounds: shows that it works, and roughly how fast."""
+    output: Output = None
+    """Folder for training.json, .md, .png and .svg; else one of benchmarks/results, by hardware."""
+    shards: Shards = None
+    """A dataset whose train split is trained on. Else one is rendered and removed again."""
+
+    def run(self) -> int:
+        from benchmarks.training import run
+
+        return run(quick=self.quick, output=self.output, shards=self.shards)
+
+
+COMMANDS: dict[str, Callable[..., Loader | Sharding | Training]] = {
+    "loader": Loader,
+    "sharding": Sharding,
+    "training": Training,
+}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 __all__ = ["UsageError", "WorkError", "main", "run_command"]
@@ -41,12 +41,27 @@ class Command(Protocol):
         """Does the work; returns the exit code."""
 
 
-def main(commands: Any, *, prog: str, description: str) -> int:
-    """Reads the command line as one of `commands`, a union of dataclasses, and runs it."""
+def main(
+    commands: Any,
+    *,
+    prog: str,
+    description: str,
+    rewrite: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> int:
+    """Reads the command line as one of `commands`, a union of dataclasses, and runs it.
+
+    `rewrite` may put words into it first.
+    """
     import tyro
 
+    try:
+        arguments = rewrite(sys.argv[1:])
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     command: Command = tyro.cli(
         commands,
+        args=arguments,
         prog=prog,
         description=description,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),

@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from bintally.cache import cache_folder
 from bintally.places import Entry, write_atomically
 from sharding.metadata_job import ParsedMetadata
 
-__all__ = ["CHUNK", "cache_folder", "read_chunk", "write_chunk"]
+__all__ = ["CHUNK", "read_chunk", "write_chunk"]
 
 CHUNK = 1024
 """Objects in a file."""
 
 FORMAT = "2"
 """To be changed with the columns, or with what `parse_metadata` makes of a file."""
-
-
-def cache_folder() -> Path:
-    """`$BINTALLY_CACHE`, or `bintally` in the user's cache folder."""
-    if folder := os.environ.get("BINTALLY_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bintally"
 
 
 def _file(entries: Sequence[Entry]) -> Path:

@@ -1,10 +1,11 @@
-"""The commands of stage 2: `python -m training fit|evaluate|predict`."""
+"""The commands of stage 2: `python -m training fit|evaluate|predict|export`."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ import tyro
 
 from bintally.command import UsageError, main
 from training.config import DeviceName, EngineName, FitConfig, PrecisionName
+from training.presets import with_preset
+from training.sagemaker import deliver, with_job
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -25,10 +28,24 @@ class Fit(FitConfig):
     resnet18 --weights none --image-size 96.
     """
 
+    ray: str | None = None
+    """Train on a Ray cluster: its address, or auto for the one this machine belongs to."""
+    workers: int = 1
+    """Processes on the Ray cluster; each takes a GPU where there are any."""
+
     def execute(self) -> int:
+        config = FitConfig(**{f.name: getattr(self, f.name) for f in fields(FitConfig)})
+        if self.ray is not None:
+            from training.cluster import fit_on_ray
+
+            fit_on_ray(config, self.ray, self.workers)
+            return 0
+        if self.workers != 1:
+            raise UsageError("--workers: is for --ray; torchrun starts processes without it")
         from training.fit import fit
 
-        fit(self)
+        if fit(config).finished and os.environ.get("RANK", "0") == "0":
+            deliver(config.run, os.environ)
         return 0
 
 
@@ -39,8 +56,12 @@ class Evaluate:
     checkpoint: Checkpoint
     """best.pt or last.pt of a run."""
     shards: str
-    """The dataset: a folder that `python -m sharding build` made."""
+    """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
     split: Literal["train", "validation", "test"] = "test"
+    cache: Path | None = None
+    """Folder to which shards on S3 are brought."""
+    cache_gib: float = 0.0
+    """The most that --cache may hold, in GiB; 0 is no limit."""
     output: Path | None = None
     """Folder for evaluation.json and report.html; the checkpoint's own if none is named."""
     batch_size: int = 128
@@ -60,6 +81,7 @@ class Evaluate:
         from training.metrics import most_frequent_count
         from training.results import REPORT, write_results
         from training.samples import Samples
+        from training.shards import shard_cache
 
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")
@@ -71,7 +93,7 @@ class Evaluate:
                 f"{self.checkpoint} tells the counts {checkpoint.classes} apart, and "
                 f"{self.shards} has {list(dataset.classes)}: not made for each other"
             )
-        samples = Samples(place, dataset, self.split)
+        samples = Samples(place, dataset, self.split, shard_cache(self.cache, self.cache_gib))
         if not len(samples):
             raise UsageError(f"--split {self.split}: has no samples in {self.shards}")
         model, preprocessing = checkpoint.build()
@@ -133,11 +155,34 @@ class Predict:
         return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as an ONNX file: a photo's pixels in, its count out.
+
+    Input: photos, uint8 (batch, height, width, 3), RGB, of any size. Outputs: count, int64 (batch),
+    and probabilities, float32 (batch, classes). The file is checked with onnxruntime.
+    """
+
+    checkpoint: Checkpoint
+    """best.pt or last.pt of a run."""
+    output: Checkpoint
+    """The ONNX file."""
+
+    def execute(self) -> int:
+        from training.export import export
+
+        difference = export(self.checkpoint, self.output)
+        print(f"{self.output}: probabilities differ by at most {difference:.1g} from PyTorch's")
+        return 0
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
-            Fit | Evaluate | Predict,
+            Fit | Evaluate | Predict | Export,
             prog="python -m training",
             description="Stage 2: shards become a model that counts.",
+            # A job's hyperparameters may name a preset, too.
+            rewrite=lambda words: with_preset(with_job(words, os.environ)),
         )
     )

@@ -20,7 +20,13 @@ from bintally.places import write_atomically
 from training.model import CountNet, build_model
 from training.preprocessing import Preprocessing
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "checkpoint_bytes",
+    "parse_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Checkpoint:
     schedule: dict[str, Any]
     """The learning rate's schedule, a pure function of the step."""
     ema: dict[str, Tensor] | None
-    """Averaged weights, where a recipe has them."""
+    """Averaged weights by name, where a recipe has them: evaluated in place of `model`'s."""
     scaler: dict[str, Any] | None
     """The state of a gradient scaler; bf16 needs none."""
     random: dict[str, int]
@@ -51,6 +57,13 @@ class Checkpoint:
     classes: list[int]
     """Class i is the count `classes[i]`."""
     preprocessing: dict[str, Any]
+    stopped: str = ""
+    """Why the run ended before its last epoch, if it did."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.epoch >= self.config["epochs"] or bool(self.stopped)
 
     def build(self) -> tuple[CountNet, Preprocessing]:
         """The model with its weights, in evaluation mode, and how photos are prepared for it."""
@@ -61,16 +74,23 @@ class Checkpoint:
             head_width=self.config["head_width"],
             num_classes=len(self.classes),
             trainable=self.config["trainable"],
+            # Checkpoints of the first version have no such setting.
+            dropout=self.config.get("dropout", 0.0),
         )
-        model.load_state_dict(self.model)
+        model.load_state_dict(self.model | (self.ema or {}))
         return model.eval(), Preprocessing.from_dict(self.preprocessing)
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """The bytes of a checkpoint's file."""
+    buffer = io.BytesIO()
+    torch.save(vars(checkpoint), buffer)
+    return buffer.getvalue()
 
 
 def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(vars(checkpoint), buffer)
-    write_atomically(file, buffer.getvalue())
+    write_atomically(file, checkpoint_bytes(checkpoint))
 
 
 def read_checkpoint(file: Path) -> tuple[Checkpoint, str]:
@@ -82,9 +102,17 @@ def read_checkpoint(file: Path) -> tuple[Checkpoint, str]:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_checkpoint(data, file), hashlib.sha256(data).hexdigest()
+
+
+def parse_checkpoint(data: bytes, file: Path) -> Checkpoint:
+    """The checkpoint that a file's bytes hold.
+
+    Raises `UsageError` where they are not one of our checkpoints.
+    """
     try:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        checkpoint = Checkpoint(**value)
+        return Checkpoint(**value)
     except (
         RuntimeError,
         EOFError,
@@ -96,4 +124,3 @@ def read_checkpoint(file: Path) -> tuple[Checkpoint, str]:
         raise UsageError(
             f"{file}: not a checkpoint of `python -m training fit` (best.pt or last.pt of a run)"
         ) from error
-    return checkpoint, hashlib.sha256(data).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,21 +13,41 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "BalanceName",
     "DeviceName",
     "EngineName",
     "FitConfig",
+    "LossName",
     "OnBadSample",
     "OptimizerName",
     "PrecisionName",
+    "RuleName",
     "Trainable",
     "precision_type",
 ]
 
+BalanceName = Literal["none", "order", "loss"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["auto", "dali", "cpu"]
+LossName = Literal["cross-entropy", "ordinal"]
 OnBadSample = Literal["stop", "skip"]
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adam", "adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
+RuleName = Literal[
+    "overfit",
+    "overtraining",
+    "loss-not-decreasing",
+    "vanishing-gradient",
+    "exploding-gradient",
+    "dead-relu",
+    "class-imbalance",
+    "low-gpu-utilisation",
+    "data-loader",
+    "cpu-bottleneck",
+    "gpu-memory-growth",
+    "step-outlier",
+    "long-initialisation",
+]
 Trainable = Literal["head", "all"]
 
 
@@ -36,39 +56,85 @@ class FitConfig:
     """Settings of `fit`."""
 
     shards: str
-    """The dataset: a folder that `python -m sharding build` made."""
+    """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
     run: Path
     """Folder of this run: checkpoints, metrics, report."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
 
+    preset: str = ""
+    """A recipe by name: capstone or finetune (training/presets.py). Flags beside it win."""
     backbone: str = "resnet50"
     """A classifier of torchvision by name, or timm:NAME."""
     weights: str = "imagenet"
     """What the backbone begins with: imagenet (downloaded), none, or a file."""
     trainable: Trainable = "all"
     """Train the head on a frozen backbone, or everything."""
+    cache_features: bool = True
+    """With a frozen backbone and several epochs: compute its features once, and train on them."""
     head_width: int = 128
     """Width of the head's hidden layer."""
+    dropout: float = 0.0
+    """Share of the head's hidden layer left out at a step."""
     image_size: int = 224
     """Pixels: photos are stretched to a square of this size."""
 
     epochs: int = 10
     batch_size: int = 128
     """Photos of a step, all processes together."""
+    accumulate: int = 1
+    """Take a step's gradients in so many parts, for a batch that does not fit in memory at once."""
     lr: float = 0.001
     """Peak learning rate; warm-up before it, a cosine to zero after."""
+    backbone_lr: float = 1.0
+    """Learning rate of the backbone, as a share of --lr."""
     optimizer: OptimizerName = "adamw"
     weight_decay: float = 0.01
     warmup_epochs: float = 0.5
+    freeze_epochs: int = 0
+    """Train the head alone in the first epochs, everything after."""
+    loss: LossName = "cross-entropy"
+    """ordinal knows that 3 is nearer to 4 than to 0."""
+    label_smoothing: float = 0.0
+    """Share of a label's weight that all counts divide."""
+    balance: BalanceName = "none"
+    """Let every count matter alike, however rare: order shows each equally often, loss weights what
+    mistakes cost."""
+    ema: float = 0.0
+    """Average the weights of the steps with this decay (0.99, say), and keep that average."""
+    patience: int = 0
+    """Stop after so many epochs without a better one; 0 never does."""
     precision: PrecisionName = "auto"
     """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at the start, for faster steps after."""
+    sync_batchnorm: bool = False
+    """Take BatchNorm's statistics over all GPUs, so that they do not depend on their number."""
     seed: int = 0
 
     checkpoint_every_steps: int = 0
     """Write last.pt after so many steps too, and not only after every epoch."""
+    checkpoint_every_minutes: float = 10.0
+    """Write last.pt after so much time too; 0 never does."""
+    mirror: str | None = None
+    """A second place (s3://BUCKET/PREFIX, or a folder) that gets every checkpoint, and that
+    --resume fetches it from where --run has none: for machines that come and go."""
+    debugger: bool = True
+    """Record what the rules of training/rules.py look at, and tell what they find."""
+    stop_on: tuple[RuleName, ...] = ()
+    """Rules that end the run after an epoch in which they find an issue."""
+    profile: bool = False
+    """Write trace.json, PyTorch's profile of a few steps of the first epoch, for a trace viewer."""
+    cache: Path | None = None
+    """Folder to which shards on S3 are brought; for all processes of a machine, and any runs."""
+    cache_gib: float = 0.0
+    """The most that --cache may hold, in GiB; 0 is no limit. Shards are shuffled in windows of what
+    fits in a third of it."""
+    on_bad_sample: OnBadSample = "stop"
+    """What a photo does that does not decode (a bit that flipped since `verify`): end training, or
+    make place for the next one of its shard, which is told."""
     engine: EngineName = "auto"
-    """What decodes: NVIDIA DALI, or PyTorch on the CPU. auto is DALI where it is installed."""
+    """What decodes: NVIDIA DALI, or libjpeg-turbo on the CPU. auto is DALI on a GPU."""
     device: DeviceName = "auto"
 
     def check(self) -> None:
@@ -80,6 +146,13 @@ class FitConfig:
                 raise UsageError(f"{flag} {value}: must be at least {least}")
         if not self.lr > 0:
             raise UsageError(f"--lr {self.lr}: must be above 0")
+        for name in BELOW_ONE:
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
+        if self.stop_on and not self.debugger:
+            raise UsageError("--stop-on: the rules look at what --no-debugger leaves out")
+        if self.freeze_epochs and self.trainable == "head":
+            raise UsageError("--freeze-epochs: --trainable head keeps the backbone frozen anyway")
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds it: plain types, and nothing of this machine's paths."""
@@ -90,11 +163,19 @@ class FitConfig:
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
         """The settings that decide a run's result and differ from those of an earlier start."""
         mine = self.to_dict()
+        # A checkpoint of an older version lacks the settings that came later; it ran as if with
+        # their defaults.
+        then = {field.name: field.default for field in fields(FitConfig)} | dict(earlier)
         return [
-            f"--{name.replace('_', '-')} {earlier.get(name)} became {mine[name]}"
+            f"--{name.replace('_', '-')} {then[name]} became {mine[name]}"
             for name in mine
-            if earlier.get(name) != mine[name]
+            if then[name] != mine[name]
         ]
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the head is trained on kept features of the frozen backbone."""
+        return self.cache_features and self.trainable == "head" and self.epochs > 1
 
 
 LEAST = {
@@ -102,12 +183,35 @@ LEAST = {
     "image_size": 32,
     "epochs": 1,
     "batch_size": 1,
+    "accumulate": 1,
+    "backbone_lr": 0,
     "weight_decay": 0,
     "warmup_epochs": 0,
+    "freeze_epochs": 0,
+    "patience": 0,
     "checkpoint_every_steps": 0,
+    "checkpoint_every_minutes": 0,
+    "cache_gib": 0,
 }
+BELOW_ONE = ("dropout", "label_smoothing", "ema")
 
-WHERE_AND_HOW = {"shards", "run", "resume", "checkpoint_every_steps", "engine", "device"}
+WHERE_AND_HOW = {
+    "shards",
+    "run",
+    "resume",
+    "preset",
+    "cache_features",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "mirror",
+    "debugger",
+    "stop_on",
+    "profile",
+    "compile",
+    "cache",
+    "engine",
+    "device",
+}
 """Settings that may differ when a run is resumed."""
 
 

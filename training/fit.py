@@ -6,76 +6,97 @@ done, `evaluation.json` and `report.html` of the best checkpoint on the validati
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from bintally.command import UsageError
-from bintally.places import delete_temporary_files, open_place
-from bintally.progress import Progress, say
+from bintally.command import UsageError, WorkError
+from bintally.places import open_place
+from bintally.progress import say
 from sharding.dataset import Dataset, read_dataset
-from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.checkpoint import Checkpoint, read_checkpoint
+from training.checkpoint_writer import CheckpointWriter
 from training.config import FitConfig, precision_type
 from training.distributed import Process, joined
 from training.engine import Engine, make_engine
-from training.evaluate import Evaluation, evaluate
-from training.history import epoch_line, read_history, write_history
-from training.loader import load
+from training.features import BATCH_SIZE, compute_features, features_folder
+from training.history import epoch_line, history_bytes, read_history
+from training.inputs import FeatureInputs, Inputs, PhotoInputs
+from training.loop import Loop, Position, Step, Watcher
 from training.metrics import most_frequent_count
 from training.model import CountNet, build_model
-from training.optimization import Schedule, make_optimizer
-from training.order import epoch_order, flips, rank_slice, step_seed, steps, training_batches
+from training.order import TrainingOrder, training_batches
 from training.preprocessing import Preprocessing
-from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, write_results
+from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
+from training.resumption import find_earlier, read_together
 from training.samples import Samples
+from training.shards import shard_cache
+from training.survival import Diverged, Survival, Terminated, termination
+from training.watching import Watch
 
-__all__ = ["fit"]
+__all__ = ["Fitted", "OnEpoch", "fit"]
 
+OnEpoch = Callable[[dict[str, Any]], bool]
+"""Is given an epoch's line of `metrics.jsonl` (on the first process); True ends the run."""
 
-@dataclass
-class _Position:
-    """How far a run has come: what a checkpoint holds beside the tensors."""
-
-    epoch: int = 0
-    """Whole epochs done."""
-    step: int = 0
-    """Steps done of the epoch begun."""
-    sums: dict[str, float] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+NAMED_IDS = 12
+"""Photos of a batch that an error names."""
 
 
-def fit(config: FitConfig) -> None:
+@dataclass(frozen=True)
+class Fitted:
+    """How a run ended."""
+
+    finished: bool
+    """False where SIGTERM interrupted it: `--resume` goes on."""
+    stopped: str
+    """Why it ended before its last epoch, if it did."""
+    best: dict[str, Any]
+    """`epoch` and `validation` metrics of the best epoch so far."""
+    history: list[dict[str, Any]]
+    """The lines of `metrics.jsonl`."""
+
+
+def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     """Trains a model as `config` says, and leaves the run's folder complete.
 
     Raises `UsageError` for settings that do not fit the data, the machine or the run that is
-    there already, `WorkError` where the data turn out to be damaged.
+    there already, `WorkError` where the data turn out to be damaged or the loss goes astray.
     """
     config.check()
     place = open_place(config.shards)
     dataset = read_dataset(place)
-    train = Samples(place, dataset, "train")
-    validation = Samples(place, dataset, "validation")
+    cache = shard_cache(config.cache, config.cache_gib)
+    train = Samples(place, dataset, "train", cache)
+    validation = Samples(place, dataset, "validation", cache)
     if len(train) < config.batch_size:
         raise UsageError(
             f"--batch-size {config.batch_size}: the train split has only {len(train)} samples"
         )
-    with joined(config.device) as process:
-        if process.world_size > config.batch_size:
+    with joined(config.device) as process, termination() as requested:
+        if process.world_size * config.accumulate > config.batch_size:
             raise UsageError(
                 f"--batch-size {config.batch_size}: fewer photos than the "
-                f"{process.world_size} processes"
+                f"{process.world_size} processes × {config.accumulate} parts"
             )
-        _Run(config, dataset, train, validation, process).execute()
+        survival = Survival(
+            process, requested, len(dataset.classes), config.checkpoint_every_minutes
+        )
+        try:
+            run = _Run(config, dataset, train, validation, process, survival, on_epoch)
+            return run.execute()
+        except Terminated:
+            return Fitted(finished=False, stopped="", best={}, history=[])
+        finally:
+            survival.close()
 
 
-class _Run:
-    """A run on this process: model, optimiser, engine, and the position reached."""
+class _Run(Watcher):
+    """A run on this process: what is to be resumed, the loop, and the folder."""
 
     def __init__(
         self,
@@ -84,278 +105,80 @@ class _Run:
         train: Samples,
         validation: Samples,
         process: Process,
+        survival: Survival,
+        on_epoch: OnEpoch | None,
     ) -> None:
         self.config, self.dataset, self.process = config, dataset, process
         self.train, self.validation = train, validation
-        self.position = _Position()
-        earlier = self._earlier()
-        # Every process begins with the same head; DDP would send the first one's otherwise.
-        torch.manual_seed(config.seed)
-        preprocessing: Preprocessing
-        self.model, preprocessing = build_model(
+        self.survival, self.on_epoch = survival, on_epoch
+        mirror = None if config.mirror is None else open_place(config.mirror)
+        self.writer = CheckpointWriter(open_place(config.run), mirror)
+        earlier = find_earlier(config, dataset.sha256, process)
+        self.model, self.preprocessing = self._build(earlier)
+        largest = max(config.batch_size, BATCH_SIZE if config.uses_features else 0)
+        self.engine: Engine = make_engine(
+            config.engine, self.preprocessing, process.device, largest
+        )
+        self.precision = precision_type(config.precision, process.device)
+        balanced = config.balance == "order"
+        self.order = TrainingOrder(
+            len(train),
+            config.batch_size,
+            config.seed,
+            train.all_labels(dataset.classes) if balanced else None,
+            train.windows,
+            process.rank,
+            process.world_size,
+            config.accumulate,
+        )
+        self._announce()
+        self.loop = self._make_loop(earlier)
+        counts = dataset.splits["train"].class_counts
+        self.watch = Watch(config, self.model, counts, process) if process.is_first else None
+
+    def execute(self) -> Fitted:
+        """Trains what is left to train, then evaluates the best checkpoint and reports."""
+        loop = self.loop
+        finished = False
+        try:
+            with self.watch or nullcontext():
+                while not loop.ended:
+                    self._train_epoch()
+            self._finish()
+            finished = True
+        except Terminated:
+            self._interrupted()
+        except Diverged as error:
+            raise self._explained(error) from None
+        return Fitted(finished, loop.stopped, loop.position.best, loop.position.history)
+
+    def _build(self, earlier: Checkpoint | None) -> tuple[CountNet, Preprocessing]:
+        config = self.config
+        model, preprocessing = build_model(
             config.backbone,
             config.weights if earlier is None else "none",
             image_size=config.image_size,
             head_width=config.head_width,
-            num_classes=len(dataset.classes),
+            num_classes=len(self.dataset.classes),
             trainable=config.trainable,
+            dropout=config.dropout,
+            # Every process begins with the same weights; DDP would send the first one's otherwise.
+            seed=config.seed,
         )
         if earlier is not None:
-            self.model.load_state_dict(earlier.model)
+            model.load_state_dict(earlier.model)
             preprocessing = Preprocessing.from_dict(earlier.preprocessing)
-        self.preprocessing = preprocessing
-        self.model.to(process.device)
-        self.optimizer = make_optimizer(
-            config.optimizer, self.model, lr=config.lr, weight_decay=config.weight_decay
-        )
-        if earlier is not None:
-            self.optimizer.load_state_dict(earlier.optimizer)
-        self.engine: Engine = make_engine(
-            config.engine, preprocessing, process.device, config.batch_size
-        )
-        self.precision = precision_type(config.precision, process.device)
-        self.steps = steps(len(train), config.batch_size)
-        self.schedule = Schedule(
-            config.lr, round(config.warmup_epochs * self.steps), config.epochs * self.steps
-        )
-
-    def execute(self) -> None:
-        """Trains what is left to train, then evaluates the best checkpoint and reports."""
-        config, position = self.config, self.position
-        if self.process.is_first:
-            delete_temporary_files(config.run)
-        self._announce()
-        trained: nn.Module = self.model
-        if self.process.world_size > 1:
-            # A frozen backbone's buffers never change, so there is nothing to send around.
-            trained = DistributedDataParallel(
-                self.model,
-                device_ids=[self.process.device] if self.process.device.type == "cuda" else None,
-                broadcast_buffers=not self.model.frozen,
-            )
-        while position.epoch < config.epochs:
-            self._train_epoch(trained)
-        self._finish()
-
-    def _train_epoch(self, trained: nn.Module) -> None:
-        config, position, process = self.config, self.position, self.process
-        epoch, first_step = position.epoch, position.step
-        order = epoch_order(len(self.train), config.seed, epoch)
-        # Sums stay on the device: asking for them at every step would stall it.
-        names = ("loss", "correct", "samples")
-        saved = [position.sums.get(name, 0.0) for name in names]
-        # Only the first process carries on the sums of a resumed epoch, for they are added up.
-        sums = torch.tensor(saved if process.is_first else [0.0] * 3, dtype=torch.float64)
-        sums = sums.to(process.device)
-        batches = load(
-            self.train,
-            self.dataset.classes,
-            self.engine,
-            (
-                rank_slice(batch, process.rank, process.world_size)
-                for batch in training_batches(order, config.batch_size, first_step)
-            ),
-            lambda indices: flips(indices, config.seed, epoch),
-        )
-        began, waited = time.monotonic(), 0.0
-        trained.train()
-        done = epoch * self.steps + first_step
-        with _bar(process, f"epoch {epoch + 1}/{config.epochs}", self.steps, first_step) as bar:
-            for step in range(first_step, self.steps):
-                asked = time.monotonic()
-                batch = next(batches)
-                waited += time.monotonic() - asked
-                lr = self.schedule.learning_rate(done)
-                loss, correct = self._step(trained, batch.images, batch.labels, lr, done)
-                sums += torch.stack([loss, correct, torch.full_like(loss, len(batch.indices))])
-                done += 1
-                position.step = step + 1
-                if bar is not None:
-                    bar.update()
-                every = config.checkpoint_every_steps
-                if every and position.step % every == 0 and position.step < self.steps:
-                    self._remember(names, sums)
-                    self._write(LAST)
-        next(batches, None)  # Lets the engine end its run, ready for the next.
-        self._remember(names, sums)
-        seconds = time.monotonic() - began
-        trained_here = (self.steps - first_step) * config.batch_size
-        line: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "step": done,
-            "lr": lr,
-            "train": {
-                "samples": int(position.sums["samples"]),
-                "loss": position.sums["loss"] / position.sums["samples"],
-                "accuracy": position.sums["correct"] / position.sums["samples"],
-            },
-            "seconds": seconds,
-            "images_per_s": trained_here / seconds,
-            "data_wait_share": waited / seconds,
-        }
-        self._end_epoch(line)
-
-    def _step(
-        self, trained: nn.Module, images: Tensor, labels: Tensor, lr: float, done: int
-    ) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; the sums of losses and of right answers on this process."""
-        config, process = self.config, self.process
-        # For dropout and the like.
-        torch.manual_seed(step_seed(config.seed, done, process.rank))
-        with torch.autocast(
-            process.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
-            logits = trained(images)
-        losses = functional.cross_entropy(logits.float(), labels, reduction="sum")
-        # DDP takes the mean over processes, whose parts of a batch may differ by a sample.
-        (losses * (process.world_size / config.batch_size)).backward()  # type: ignore[no-untyped-call]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        correct = (logits.detach().argmax(1) == labels).sum()
-        return losses.detach().double(), correct.double()
-
-    def _end_epoch(self, line: dict[str, Any]) -> None:
-        """Validates, keeps what is best, and writes the position down."""
-        config, position = self.config, self.position
-        position.epoch, position.step, position.sums = line["epoch"], 0, {}
-        metrics = self._validate()
-        if metrics is not None:
-            line["validation"] = metrics
-        position.history.append(line)
-        improved = (
-            metrics is None
-            or not position.best
-            or metrics["accuracy"] > position.best["validation"]["accuracy"]
-        )
-        if improved:
-            position.best = {"epoch": position.epoch, "validation": metrics}
-        # The line comes before the checkpoint: a resumed run drops the lines it will write again,
-        # and could not make up one that is missing.
-        if self.process.is_first:
-            write_history(config.run / METRICS, position.history)
-            print(epoch_line(line, config.epochs), flush=True)
-        if improved:
-            self._write(BEST)
-        self._write(LAST)
-
-    def _validate(self) -> dict[str, Any] | None:
-        if not len(self.validation):
-            return None
-        evaluation = self._evaluate(self.model)
-        summary = evaluation.summarize(self.dataset.classes, self._baseline_count())
-        return {
-            name: summary[name]
-            for name in ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
-        }
-
-    def _finish(self) -> None:
-        """Evaluates the best checkpoint on the validation split, and writes the report."""
-        checkpoint, sha256 = read_checkpoint(self.config.run / BEST)
-        if self.process.is_first:
-            print(f"best: epoch {checkpoint.epoch}, {self.config.run / BEST}")
-        if not len(self.validation):
-            return
-        model, _ = checkpoint.build()
-        evaluation = self._evaluate(model.to(self.process.device))
-        if self.process.is_first:
-            write_results(
-                self.config.run,
-                evaluation,
-                self.validation,
-                checkpoint,
-                sha256,
-                self._baseline_count(),
-            )
-            print(f"report: {self.config.run / REPORT}")
-        self.process.wait()
-
-    def _evaluate(self, model: CountNet) -> Evaluation:
-        """A model's answers on the validation split, the work shared by all processes."""
-        return evaluate(
-            model,
-            self.validation,
-            self.dataset.classes,
-            self.engine,
-            self.process,
-            batch_size=self.config.batch_size,
-            precision=self.precision,
-        )
-
-    def _baseline_count(self) -> int:
-        return most_frequent_count(self.dataset.splits["train"].class_counts)
-
-    def _remember(self, names: tuple[str, ...], sums: Tensor) -> None:
-        values = self.process.sum(sums.clone()).tolist()
-        self.position.sums = dict(zip(names, values, strict=True))
-
-    def _write(self, name: str) -> None:
-        """The first process writes a checkpoint; the others wait until it is there."""
-        if self.process.is_first:
-            position = self.position
-            write_checkpoint(
-                self.config.run / name,
-                Checkpoint(
-                    model=self.model.state_dict(),
-                    optimizer=self.optimizer.state_dict(),
-                    schedule=vars(self.schedule),
-                    ema=None,
-                    scaler=None,
-                    random={"seed": self.config.seed},
-                    epoch=position.epoch,
-                    step=position.step,
-                    sums=position.sums,
-                    best=position.best,
-                    config=self.config.to_dict(),
-                    dataset=self.dataset.sha256,
-                    classes=list(self.dataset.classes),
-                    preprocessing=self.preprocessing.to_dict(),
-                ),
-            )
-        self.process.wait()
-
-    def _earlier(self) -> Checkpoint | None:
-        """What is to be resumed, or None; clears away what an abandoned run left."""
-        config, run = self.config, self.config.run
-        earlier: Checkpoint | None = None
-        if (run / LAST).exists():
-            earlier, _ = read_checkpoint(run / LAST)
-            finished = earlier.epoch >= earlier.config["epochs"]
-            if not config.resume and finished:
-                raise UsageError(
-                    f"--run {run}: holds a finished run; name another folder, or remove this one"
-                )
-        if earlier is None or not config.resume:
-            if earlier is not None and self.process.is_first:
-                say(f"{run}: starting over an unfinished run (--resume would continue it)")
-            # All have looked before the first one removes anything.
-            self.process.wait()
-            if self.process.is_first:
-                for name in (LAST, BEST, METRICS, EVALUATION, REPORT):
-                    (run / name).unlink(missing_ok=True)
-            self.process.wait()
-            return None
-        if earlier.dataset != self.dataset.sha256:
-            raise UsageError(f"--resume: {run} was trained on another dataset than {config.shards}")
-        if differences := config.differences(earlier.config):
-            raise UsageError(
-                f"--resume: {run} was begun with other settings: {'; '.join(differences)}; "
-                "resume with the same, or name another --run"
-            )
-        self.position = _Position(
-            earlier.epoch,
-            earlier.step,
-            earlier.sums,
-            earlier.best,
-            read_history(run / METRICS, earlier.epoch),
-        )
-        return earlier
+        model.to(self.process.device)
+        if config.sync_batchnorm:
+            if self.process.device.type != "cuda":
+                raise UsageError("--sync-batchnorm: PyTorch has it on GPUs only")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return model, preprocessing
 
     def _announce(self) -> None:
         if not self.process.is_first:
             return
-        config, position = self.config, self.position
+        config = self.config
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         say(
             f"{config.backbone}, weights {config.weights}, {trained:,} parameters trained; "
@@ -365,16 +188,199 @@ class _Run:
         )
         if config.weights == "none" and config.trainable == "head":
             say("warning: a frozen backbone without weights gives random features")
-        if position.epoch or position.step:
-            say(f"resuming after epoch {position.epoch}, step {position.step}")
 
+    def _make_loop(self, earlier: Checkpoint | None) -> Loop:
+        loop = Loop(
+            self.config,
+            self.model,
+            self._features() if self.config.uses_features else self._photos(),
+            self.dataset.classes,
+            self.dataset.splits["train"].class_counts,
+            self.process,
+            self.precision,
+        )
+        if earlier is None:
+            return loop
+        try:
+            loop.optimizer.load_state_dict(earlier.optimizer)
+        except ValueError as error:
+            raise UsageError(
+                f"--resume: {self.config.run} was begun by an older version; name another --run"
+            ) from error
+        if loop.average is not None and earlier.ema is not None:
+            loop.average.load(earlier.ema)
+        history = read_history(self.config.run / METRICS, earlier.epoch)
+        loop.position = Position(
+            earlier.epoch, earlier.step, earlier.sums, earlier.best, self.process.share(history)
+        )
+        loop.stopped = earlier.stopped
+        if self.process.is_first and (earlier.epoch or earlier.step):
+            say(f"resuming after epoch {earlier.epoch}, step {earlier.step}")
+        return loop
 
-def _bar(process: Process, task: str, total: int, done: int) -> Any:
-    """A progress bar on the first process, nothing on the others."""
-    from contextlib import nullcontext
+    def _photos(self) -> Inputs:
+        return PhotoInputs(
+            self.config,
+            self.train,
+            self.validation,
+            self.dataset.classes,
+            self.engine,
+            self.order,
+            self.process,
+            self.precision,
+        )
 
-    if not process.is_first:
-        return nullcontext()
-    bar = Progress(task, total, "steps")
-    bar.update(done)
-    return bar
+    def _features(self) -> Inputs:
+        """Features of the frozen backbone, kept from an earlier run or computed now."""
+        backbone = self.model.backbone
+        folder = features_folder(
+            self.dataset.sha256,
+            backbone,
+            self.preprocessing,
+            self.precision,
+            self.engine,
+            self.process.device,
+        )
+        if self.process.is_first:
+            say(f"frozen backbone: its features of both views are computed once, in {folder}")
+        train, validation = (
+            compute_features(
+                folder,
+                backbone,
+                samples,
+                self.dataset.classes,
+                self.engine,
+                self.process,
+                self.precision,
+                views=views,
+                pause=self.survival.pause,
+            )
+            for samples, views in ((self.train, 2), (self.validation, 1))
+        )
+        return FeatureInputs(
+            self.config, train, validation, self.order, self.process, self.precision
+        )
+
+    def _train_epoch(self) -> None:
+        """An epoch, its validation, and the checkpoints after it."""
+        config, loop = self.config, self.loop
+        line = loop.train_epoch(self)
+        better = loop.end_epoch(line, self.survival.pause)
+        reason = None
+        if self.watch is not None:
+            num_classes = len(self.dataset.classes)
+            rule = self.watch.end_epoch(loop.position.history, loop.evaluation, num_classes)
+            reason = f"the rule {rule} found an issue" if rule else ""
+            print(epoch_line(line, config.epochs), flush=True)
+            if self.on_epoch is not None and self.on_epoch(line):
+                reason = "by the caller"
+        loop.stopped = loop.stopped or self.process.share(reason)
+        # The line comes before the checkpoint: a resumed run drops the lines it will write again,
+        # and could not make up one that is missing.
+        self._write(METRICS, RULES, *([BEST, LAST] if better else [LAST]))
+
+    def before_step(self, number: int) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.before_step(number)
+
+    def after_backward(self) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.after_backward()
+
+    def after_step(self, step: Step) -> None:
+        """Saves when it is time. Raises `Terminated` or `Diverged`."""
+        position, every = self.loop.position, self.config.checkpoint_every_steps
+        if self.watch is not None:
+            self.watch.after_step(step)
+        due = self.survival.after_step(step)
+        if due or (every and position.step % every == 0 and position.step < self.loop.steps):
+            self._write(LAST)
+
+    def _finish(self) -> None:
+        """Evaluates the best checkpoint on the validation split, and writes the report."""
+        config = self.config
+        self.writer.flush()
+        self.process.wait()
+        checkpoint, sha256 = read_together(config, BEST, self.process)
+        if self.process.is_first:
+            if self.loop.stopped:
+                print(f"stopped after epoch {self.loop.position.epoch}: {self.loop.stopped}")
+            print(f"best: epoch {checkpoint.epoch}, {config.run / BEST}")
+        model, _ = checkpoint.build()
+        evaluation = self.loop.inputs.validate(model.to(self.process.device), self.survival.pause)
+        if evaluation is not None and self.process.is_first:
+            write_results(
+                config.run, evaluation, self.validation, checkpoint, sha256, self._baseline_count()
+            )
+            self.writer.submit(
+                {name: (config.run / name).read_bytes() for name in (EVALUATION, REPORT)}
+            )
+            self.writer.flush()
+            print(f"report: {config.run / REPORT}")
+        self.process.wait()
+
+    def _interrupted(self) -> None:
+        """Saves where the run was when it was asked to end."""
+        if self.loop.position.step:
+            self._write(LAST)
+        if self.process.is_first:
+            self.writer.flush()
+            say(f"asked to end: all is saved in {self.config.run}, --resume goes on from there")
+        self.process.wait()
+
+    def _explained(self, error: Diverged) -> WorkError:
+        """What is to be known of a loss that went astray."""
+        loop, config = self.loop, self.config
+        self.writer.flush()
+        epoch, step = divmod(error.number, loop.steps)
+        batch = next(training_batches(self.order.epoch(epoch), config.batch_size, step))
+        ids = [self.train.ids[i] for i in batch]
+        named = ", ".join(ids[:NAMED_IDS])
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+        loss = "not finite or far too high" if error.loss is None else f"{error.loss:.4g}"
+        last = config.run / LAST
+        kept = "there is no checkpoint yet"
+        if last.exists():
+            good, _ = read_checkpoint(last)
+            kept = f"the last good checkpoint is {last} (epoch {good.epoch}, step {good.step})"
+        return WorkError(
+            f"epoch {epoch + 1}, step {step + 1}: the loss is {loss}; the batch was {named}{more}; "
+            f"{kept}; try a lower --lr than {config.lr}, or --precision fp32"
+        )
+
+    def _baseline_count(self) -> int:
+        return most_frequent_count(self.dataset.splits["train"].class_counts)
+
+    def _write(self, *names: str) -> None:
+        """Writes files of the run, in the background; all processes call it together."""
+        loop, position = self.loop, self.loop.position
+        if position.step:
+            loop.settle()
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        # Before the loss tells, the weights do.
+        if not torch.stack(torch._foreach_norm(trained)).isfinite().all():
+            raise Diverged(position.epoch * loop.steps + position.step - 1, float("nan"))
+        self.survival.saved()
+        if self.watch is None:
+            return
+        checkpoint = Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=loop.optimizer.state_dict(),
+            schedule=vars(loop.schedule),
+            ema=loop.average.values if loop.average else None,
+            scaler=None,
+            random={"seed": self.config.seed},
+            epoch=position.epoch,
+            step=position.step,
+            sums=position.sums,
+            best=position.best,
+            config=self.config.to_dict(),
+            dataset=self.dataset.sha256,
+            classes=list(self.dataset.classes),
+            preprocessing=self.preprocessing.to_dict(),
+            stopped=loop.stopped,
+        )
+        texts = {METRICS: history_bytes(position.history), RULES: self.watch.rules_json()}
+        self.writer.submit({name: texts.get(name, checkpoint) for name in names})

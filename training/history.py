@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bintally.places import write_atomically
-
-__all__ = ["epoch_line", "read_history", "write_history"]
+__all__ = ["epoch_line", "history_bytes", "read_history"]
 
 
-def write_history(file: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Writes the lines of all epochs so far."""
-    write_atomically(file, "".join(json.dumps(line) + "\n" for line in history).encode())
+def history_bytes(history: Sequence[dict[str, Any]]) -> bytes:
+    """The file of all epochs so far."""
+    return "".join(json.dumps(line) + "\n" for line in history).encode()
 
 
 def epoch_line(line: dict[str, Any], epochs: int) -> str:

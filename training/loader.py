@@ -10,9 +10,10 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from bintally.command import WorkError
+from bintally.progress import say
 from training.config import OnBadSample
 from training.engine import DecodeError, Engine, first_undecodable
-from training.order import epoch_order, flips, rank_slice, steps, training_batches
+from training.order import TrainingOrder, flips
 from training.samples import Samples
 
 if TYPE_CHECKING:
@@ -35,16 +36,16 @@ class Batch:
     """(batch, 3, size, size), channels_last, normalised, on the engine's device."""
     labels: torch.Tensor
     """(batch,) int64 class indices, on the same device."""
-    waited_s: float
+    waited_s: float = 0.0
     """How long it was waited for when it was asked for."""
 
 
 class TrainingLoader:
     """This rank's batches of training, epoch after epoch, and how far they have come.
 
-    The order of an epoch is a function of the dataset, the seed and the epoch (see `epoch_order`),
-    and of the number of shards that a cache holds where they are streamed. So two integers say
-    where it stands, on any number of ranks: `epoch` and `step` of what comes next.
+    The order is a function of the dataset, the seed and the epoch (see `epoch_order`), and of the
+    number of shards that a cache holds where they are streamed. So two integers say where it
+    stands, on any number of ranks: the `epoch` and `step` of what comes next.
     """
 
     def __init__(
@@ -52,25 +53,14 @@ class TrainingLoader:
         samples: Samples,
         classes: Sequence[int],
         engine: Engine,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        balanced: bool = False,
+        order: TrainingOrder,
         on_bad_sample: OnBadSample = "stop",
     ) -> None:
-        """`batch_size` is that of all ranks together; `balanced` has every class equally often."""
-        self.samples, self.classes, self.engine = samples, classes, engine
-        self.batch_size, self.seed = batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.on_bad_sample: OnBadSample = on_bad_sample
-        self.steps = steps(len(samples), batch_size)
-        """Of an epoch; a rest that fills no batch is left out."""
+        self.samples, self.classes, self.engine, self.order = samples, classes, engine, order
         self.epoch = self.step = 0
         self.replaced: dict[int, int] = {}
         """Samples that did not decode here, and what has come in their place."""
-        self._counts = samples.all_counts() if balanced else None
+        self._on_bad_sample = on_bad_sample
 
     def state_dict(self) -> dict[str, int]:
         """Where it stands."""
@@ -86,24 +76,19 @@ class TrainingLoader:
         Raises `WorkError`, naming shard and sample, where a photo does not decode and
         `on_bad_sample` is `stop`; with `skip` the next photo of its shard comes in its place.
         """
-        epoch, samples = self.epoch, self.samples
-        order = epoch_order(
-            len(samples), self.seed, epoch, labels=self._counts, windows=samples.windows
-        )
+        epoch, order = self.epoch, self.order
         batches = load(
-            samples,
+            self.samples,
             self.classes,
             self.engine,
-            (
-                rank_slice(batch, self.rank, self.world_size)
-                for batch in training_batches(order, self.batch_size, self.step)
-            ),
-            lambda indices: flips(indices, self.seed, epoch),
-            whole_order=order,
-            replaced=self.replaced if self.on_bad_sample == "skip" else None,
+            order.batches(epoch, self.step),
+            lambda indices: flips(indices, order.seed, epoch),
+            whole_order=order.epoch(epoch),
+            replaced=self.replaced if self._on_bad_sample == "skip" else None,
         )
-        for batch in batches:
-            self.step += 1
+        for number, batch in enumerate(batches, 1):
+            # All parts of a step belong to it.
+            self.step += number % order.parts == 0
             yield batch
         self.epoch, self.step = epoch + 1, 0
 
@@ -168,6 +153,10 @@ def load(
                         "--on-bad-sample skip trains without it"
                     ) from error
                 replaced[bad] = _stand_in(samples, bad)
+                say(
+                    f"{samples.where(bad)}: the photo does not decode; "
+                    f"{samples.ids[replaced[bad]]} comes in its place"
+                )
                 again = [np.where(batch == bad, replaced[bad], batch) for batch in ahead]
                 ahead.clear()
     finally:

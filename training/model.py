@@ -13,7 +13,7 @@ from bintally.command import UsageError
 from training.config import Trainable
 from training.preprocessing import Preprocessing
 
-__all__ = ["CountNet", "build_model"]
+__all__ = ["CountNet", "build_model", "make_head"]
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,16 +34,20 @@ class CountNet(nn.Module):
         head_width: int,
         num_classes: int,
         trainable: Trainable,
+        dropout: float = 0.0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
-        self.head = nn.Sequential(
-            nn.Linear(num_features, head_width),
-            nn.ReLU(inplace=True),
-            nn.Linear(head_width, num_classes),
-        )
-        self.frozen = trainable == "head"
-        self.backbone.requires_grad_(not self.frozen)
+        self.head = make_head(num_features, head_width, num_classes, dropout, seed)
+        self.freeze(trainable == "head")
+
+    def freeze(self, frozen: bool) -> None:
+        """Freezes the backbone, or lets it be trained."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> CountNet:
         super().train(mode)
@@ -59,6 +63,23 @@ class CountNet(nn.Module):
         return logits
 
 
+def make_head(
+    num_features: int, width: int, num_classes: int, dropout: float = 0.0, seed: int | None = None
+) -> nn.Sequential:
+    """Linear–ReLU–Linear: (batch, num_features) to (batch, num_classes).
+
+    With a `seed` the weights are a function of it alone, whatever was drawn at random before.
+    """
+    # Only one place in the sequence, so that a checkpoint's names do not depend on it.
+    between: nn.Module = nn.ReLU(inplace=True)
+    if dropout:
+        between = nn.Sequential(between, nn.Dropout(dropout))
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(num_features, width), between, nn.Linear(width, num_classes))
+
+
 def build_model(
     backbone: str,
     weights: str,
@@ -67,18 +88,23 @@ def build_model(
     head_width: int,
     num_classes: int,
     trainable: Trainable,
+    dropout: float = 0.0,
+    seed: int | None = None,
 ) -> tuple[CountNet, Preprocessing]:
     """A model with fresh head, and the preprocessing that its backbone's weights expect.
 
     `backbone` is the name of a torchvision classifier, or `timm:NAME`; `weights` is `imagenet`
     (downloaded by the library), `none`, or a file of the library's own state dict (.pth or
-    .safetensors). Raises `UsageError` for a name or weights that do not exist or do not fit.
+    .safetensors). With a `seed`, fresh weights are a function of it. Raises `UsageError` for a name
+    or weights that do not exist or do not fit.
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     if backbone.startswith("timm:"):
         network, num_features, mean, std = _from_timm(backbone.removeprefix("timm:"), weights)
     else:
         network, num_features, mean, std = _from_torchvision(backbone, weights)
-    model = CountNet(network, num_features, head_width, num_classes, trainable)
+    model = CountNet(network, num_features, head_width, num_classes, trainable, dropout, seed)
     model.to(memory_format=torch.channels_last)
     return model, Preprocessing(image_size, mean, std)
 

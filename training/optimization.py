@@ -1,18 +1,23 @@
-"""The optimiser, and the schedule of its learning rate."""
+"""The optimiser, the schedule of its learning rate, and the average of the weights it makes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.config import OptimizerName
+import torch
+
+from training.config import FitConfig
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["Schedule", "make_optimizer"]
+    from training.model import CountNet
+
+__all__ = ["Average", "Schedule", "make_optimizer"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,69 @@ class Schedule:
 
 
 def make_optimizer(
-    name: OptimizerName, model: nn.Module, *, lr: float, weight_decay: float
+    config: FitConfig, head: nn.Module, backbone: nn.Module | None
 ) -> torch.optim.Optimizer:
-    """An optimiser of the parameters that are trained; norms and biases have no weight decay."""
-    import torch
+    """An optimiser of what is trained; norms and biases have no weight decay.
 
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    `backbone` is None where it stays frozen for good. Each group of parameters has a `scale`, by
+    which the schedule's learning rate is multiplied.
+    """
+    groups = []
+    for module, scale in ((backbone, config.backbone_lr), (head, 1.0)):
+        parameters = [] if module is None else [*module.parameters()]
+        for decay, chosen in (
+            (config.weight_decay, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim <= 1]),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+    # One kernel for all parameters, on the CPU and on the GPU.
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+
+
+class Average:
+    """The exponential moving average of a model's weights (Polyak and Juditsky 1992).
+
+    In the first steps it follows faster, for there is nothing yet worth remembering.
+    """
+
+    def __init__(self, model: CountNet, decay: float, only_head: bool) -> None:
+        """`only_head` leaves out what never changes."""
+        self._decay = decay
+        self._live = {
+            name: value
+            for name, value in model.state_dict(keep_vars=True).items()
+            if value.is_floating_point() and (name.startswith("head.") or not only_head)
+        }
+        self.values: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after a step, the first of the run being 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([*self.values.values()], [*self._live.values()], 1 - decay)
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Goes on from what a checkpoint holds."""
+        for name, value in values.items():
+            self.values[name].copy_(value)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self) -> Iterator[None]:
+        """For the time of the context, the model has the averaged weights."""
+        kept = {name: value.clone() for name, value in self._live.items()}
+        self._copy(self.values)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, values: dict[str, Tensor]) -> None:
+        for name, value in self._live.items():
+            value.copy_(values[name])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 __all__ = [
+    "TrainingOrder",
     "epoch_order",
     "evaluation_batches",
     "flips",
@@ -118,6 +120,44 @@ def rank_slice(batch: Indices, rank: int, world_size: int) -> Indices:
     """A rank's part of a batch: parts differ by at most one sample, and none overlap."""
     start, stop = (len(batch) * r // world_size for r in (rank, rank + 1))
     return batch[start:stop]
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Which samples a rank takes at each step of training: all that decides it, and nothing else.
+
+    The order of all ranks together does not depend on how many there are.
+    """
+
+    num_samples: int
+    batch_size: int
+    """Of all ranks together."""
+    seed: int
+    labels: Indices | None = None
+    windows: tuple[Indices, int] | None = None
+    """See `epoch_order`."""
+    rank: int = 0
+    world_size: int = 1
+    parts: int = 1
+    """Batches that a rank takes one after the other for a step."""
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return steps(self.num_samples, self.batch_size)
+
+    def epoch(self, epoch: int) -> Indices:
+        """The whole order of an epoch, all ranks together."""
+        return epoch_order(
+            self.num_samples, self.seed, epoch, labels=self.labels, windows=self.windows
+        )
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Indices]:
+        """This rank's batches of an epoch from a step on, `parts` for each step."""
+        for batch in training_batches(self.epoch(epoch), self.batch_size, first_step):
+            mine = rank_slice(batch, self.rank, self.world_size)
+            for part in range(self.parts):
+                yield rank_slice(mine, part, self.parts)
 
 
 def evaluation_batches(

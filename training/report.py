@@ -73,11 +73,13 @@ def render_report(
     history: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
     examples: Sequence[Example],
+    findings: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """One HTML page, self-contained: no script, nothing fetched, and every value escaped.
 
     ``history`` is the lines of ``metrics.jsonl``; empty, the page has no curves. ``evaluation`` is
-    what ``training evaluate`` writes. The photos are shown in the order of ``examples``.
+    what ``training evaluate`` writes. The photos are shown in the order of ``examples``;
+    ``findings`` is what ``rules.json`` holds.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -96,6 +98,7 @@ def render_report(
         config=config,
         evaluation=evaluation,
         examples=examples,
+        findings=findings,
         curves=_curves(history, evaluation["checkpoint"]["epoch"]) if history else [],
         pace=_pace(history) if history else None,
         shares=_row_shares(matrix) if labelled else None,

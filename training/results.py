@@ -14,13 +14,26 @@ if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
     from training.evaluate import Evaluation
 
-__all__ = ["BEST", "EVALUATION", "LAST", "METRICS", "REPORT", "write_results"]
+__all__ = [
+    "BEST",
+    "EVALUATION",
+    "EVENTS",
+    "LAST",
+    "METRICS",
+    "REPORT",
+    "RULES",
+    "TRACE",
+    "write_results",
+]
 
 LAST = "last.pt"
 BEST = "best.pt"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
+RULES = "rules.json"
+EVENTS = "tensorboard"
+TRACE = "trace.json"
 
 MOST_WRONG_EXAMPLES = 9
 
@@ -35,7 +48,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes `evaluation.json` and `report.html` into a folder; returns the former's value.
 
-    The curves come from the `metrics.jsonl` that lies there, if there is one.
+    Curves and findings come from the `metrics.jsonl` and `rules.json` that lie there, if any do.
     """
     summary = {
         "split": samples.split,
@@ -47,11 +60,13 @@ def write_results(
     history = (
         [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     )
+    rules = folder / RULES
     page = render_report(
         title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
         config=checkpoint.config,
         history=history,
         evaluation=summary,
+        findings=json.loads(rules.read_text()) if rules.exists() else [],
         examples=_examples(evaluation, samples, checkpoint.classes),
     )
     write_atomically(folder / REPORT, page.encode())

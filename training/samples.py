@@ -113,8 +113,22 @@ class Samples:
             labels.append(index_of[count])
         return labels
 
-    def all_counts(self) -> NDArray[np.int64]:
-        """(samples,) every sample's count, from the dataset's catalog: no shard is read."""
+    def all_labels(self, classes: Sequence[int]) -> NDArray[np.int64]:
+        """(samples,) every sample's class index, by the dataset's catalog: no shard is read.
+
+        Raises `WorkError` as `labels` does, and for a catalog that lacks a sample.
+        """
+        import numpy as np
+
+        counts = self._all_counts()
+        table = np.full(max(counts.max(initial=0), *classes) + 1, -1)
+        table[list(classes)] = np.arange(len(classes))
+        labels: NDArray[np.int64] = table[counts]
+        if (labels < 0).any():
+            self.labels([int(np.argmin(labels))], classes)
+        return labels
+
+    def _all_counts(self) -> NDArray[np.int64]:
         import numpy as np
         import pyarrow.compute as pc
         import pyarrow.parquet as pq

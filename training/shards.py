@@ -18,7 +18,7 @@ from bintally.command import UsageError, WorkError
 from bintally.places import TEMPORARY_SUFFIX, Folder, Place
 from sharding.dataset import Shard
 
-__all__ = ["CachedShards", "FolderShards", "ShardCache", "Shards"]
+__all__ = ["CachedShards", "FolderShards", "ShardCache", "Shards", "shard_cache"]
 
 OPEN_AT_ONCE = 256
 """Memory maps kept: each has a file descriptor, of which a process often has 1,024."""
@@ -167,6 +167,13 @@ class ShardCache:
         with (self.folder / f"{name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
+
+
+def shard_cache(folder: Path | None, limit_gib: float) -> ShardCache | None:
+    """The cache that `--cache` and `--cache-gib` ask for, if they do."""
+    if folder is None:
+        return None
+    return ShardCache(folder, round(limit_gib * 2**30) or None)
 
 
 def _download(place: Place, shard: Shard) -> bytes:

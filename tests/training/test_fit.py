@@ -78,6 +78,8 @@ def test_a_run_leaves_checkpoints_metrics_and_report(finished: Path) -> None:
         "metrics.jsonl",
         "evaluation.json",
         "report.html",
+        "rules.json",
+        "tensorboard",
     }
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]

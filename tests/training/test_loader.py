@@ -18,6 +18,7 @@ from bintally.places import open_place
 from sharding.dataset import read_dataset
 from training.engine import make_engine
 from training.loader import TrainingLoader
+from training.order import TrainingOrder
 from training.preprocessing import Preprocessing
 from training.samples import Samples
 
@@ -55,36 +56,33 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
     shards: Path,
 ) -> None:
     samples = open_samples(shards)
+    all_labels = samples.all_labels(CLASSES)
     draw = random.Random(0)
     for _ in range(1000):
         batch_size, seed = draw.randint(1, len(samples)), draw.randint(0, 3)
-        balanced = draw.random() < 0.5
+        labels = all_labels if draw.random() < 0.5 else None
 
         def loaders(
             world: int,
             batch_size: int = batch_size,
             seed: int = seed,
-            balanced: bool = balanced,
+            labels: NDArray[np.int64] | None = labels,
         ) -> list[TrainingLoader]:
             return [
                 TrainingLoader(
                     samples,
                     CLASSES,
                     NoPixels(),
-                    batch_size=batch_size,
-                    seed=seed,
-                    rank=rank,
-                    world_size=world,
-                    balanced=balanced,
+                    TrainingOrder(len(samples), batch_size, seed, labels, None, rank, world),
                 )
                 for rank in range(world)
             ]
 
         (alone,) = loaders(1)
         uninterrupted = global_batches([alone], 2)
-        assert len(uninterrupted) == 2 * alone.steps
+        assert len(uninterrupted) == 2 * alone.order.steps
         # Stopped after any step by one world, and continued by another.
-        stop = draw.randint(0, 2 * alone.steps)
+        stop = draw.randint(0, 2 * alone.order.steps)
         before = loaders(draw.randint(1, 3))
         seen = []
         for loader in before:
@@ -109,7 +107,8 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
 
 def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None:
     samples = open_samples(shards)
-    loader = TrainingLoader(samples, CLASSES, NoPixels(), batch_size=1, seed=0, balanced=True)
+    order = TrainingOrder(len(samples), 1, 0, samples.all_labels(CLASSES))
+    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
     counts = np.bincount([int(batch.labels) for batch in loader], minlength=6)
     assert counts.max() - counts.min() <= 1
 
@@ -117,7 +116,10 @@ def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None
 def test_the_time_that_a_batch_was_waited_for_is_known(shards: Path) -> None:
     samples = open_samples(shards)
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
-    waited = [b.waited_s for b in TrainingLoader(samples, CLASSES, engine, batch_size=8, seed=0)]
+    waited = [
+        b.waited_s
+        for b in TrainingLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0))
+    ]
     assert len(waited) == len(samples) // 8
     assert all(seconds >= 0 for seconds in waited)
     assert waited[0] > 0
@@ -164,10 +166,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
             samples,
             CLASSES,
             engine,
-            batch_size=8,
-            seed=0,
-            rank=rank,
-            world_size=2,
+            TrainingOrder(len(samples), 8, 0, rank=rank, world_size=2),
             on_bad_sample="skip",
         )
         batches = list(loader)
@@ -176,7 +175,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
         assert loader.replaced.items() <= stand_ins.items()
         pixels = {i: p for b in batches for i, p in zip(b.indices.tolist(), b.images, strict=True)}
         assert all(p.float().std() > 0 for p in pixels.values())
-    plain = TrainingLoader(samples, CLASSES, NoPixels(), batch_size=8, seed=0)
+    plain = TrainingLoader(samples, CLASSES, NoPixels(), TrainingOrder(len(samples), 8, 0))
     expected = [stand_ins.get(i, i) for batch in plain for i in batch.indices.tolist()]
     assert sorted(seen[0] + seen[1]) == sorted(expected)
 
@@ -189,10 +188,13 @@ def test_a_bad_photo_ends_training_where_that_is_asked_for(
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     named = "|".join(samples.where(index) for index in bad)
     with pytest.raises(WorkError, match=f"({named}): the photo does not decode"):
-        list(TrainingLoader(samples, CLASSES, engine, batch_size=8, seed=0))
+        list(TrainingLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0)))
 
 
-def test_the_catalog_knows_every_count(shards: Path) -> None:
+def test_the_catalog_knows_every_label(shards: Path) -> None:
     for split in ("train", "validation", "test"):
         samples = open_samples(shards, split)
-        assert samples.all_counts().tolist() == [samples.count(i) for i in range(len(samples))]
+        every = range(len(samples))
+        assert samples.all_labels(CLASSES).tolist() == samples.labels(every, CLASSES)
+        with pytest.raises(WorkError, match="is none of the classes"):
+            samples.all_labels(range(1, 6))

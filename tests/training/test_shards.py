@@ -23,7 +23,7 @@ from tests.conftest import copy
 from tests.training.test_loader import CLASSES, NoPixels
 from training.engine import make_engine
 from training.loader import TrainingLoader, load
-from training.order import evaluation_batches
+from training.order import TrainingOrder, evaluation_batches
 from training.preprocessing import Preprocessing
 from training.samples import Samples
 from training.shards import ShardCache
@@ -88,7 +88,9 @@ def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
     cache = ShardCache(tmp_path / "cache", limit)
     samples = Samples(place, dataset, "train", cache)
     engine = make_engine("cpu", PREPROCESSING, torch.device("cpu"), 4)
-    loader = TrainingLoader(samples, CLASSES, engine, batch_size=4, seed=0)
+    loader = TrainingLoader(
+        samples, CLASSES, engine, TrainingOrder(len(samples), 4, 0, windows=samples.windows)
+    )
     most, ended = 0, threading.Event()
 
     def watch() -> None:
@@ -131,12 +133,13 @@ def test_training_goes_on_from_s3_where_it_was_interrupted(
 
     def loader(folder: str) -> TrainingLoader:
         samples = Samples(place, dataset, "train", ShardCache(tmp_path / folder, 6 * largest))
-        return TrainingLoader(samples, CLASSES, NoPixels(), batch_size=7, seed=3)
+        order = TrainingOrder(len(samples), 7, 3, windows=samples.windows)
+        return TrainingLoader(samples, CLASSES, NoPixels(), order)
 
     whole = loader("a")
     uninterrupted = [batch.indices.tolist() for batch in whole]
     assert whole.state_dict() == {"epoch": 1, "step": 0}
-    for step in (1, 5, whole.steps - 1):
+    for step in (1, 5, whole.order.steps - 1):
         rest = loader("b")
         rest.load_state_dict({"epoch": 0, "step": step})
         assert [batch.indices.tolist() for batch in rest] == uninterrupted[step:]
@@ -146,9 +149,8 @@ def _read(url: str, cache: str, rank: int, asked: Any) -> None:
     place = CountingPlace(url)
     dataset = read_dataset(place)
     samples = Samples(place, dataset, "train", ShardCache(Path(cache), None))
-    loader = TrainingLoader(
-        samples, CLASSES, NoPixels(), batch_size=8, seed=0, rank=rank, world_size=2
-    )
+    order = TrainingOrder(len(samples), 8, 0, windows=samples.windows, rank=rank, world_size=2)
+    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
     seen = [i for batch in loader for i in batch.indices.tolist()]
     asked.put((place.asked, seen))
 

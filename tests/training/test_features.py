@@ -1,0 +1,187 @@
+"""Kept features: the same mathematics as decoding every epoch, computed once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import training.features
+from bintally.places import open_place
+from sharding.dataset import read_dataset
+from tests.conftest import REPOSITORY
+from tests.training.test_fit import arguments, settings, torchrun
+from training.checkpoint import read_checkpoint
+from training.distributed import Process
+from training.engine import make_engine
+from training.features import Features, compute_features
+from training.fit import fit
+from training.model import build_model
+from training.samples import Samples
+
+ALONE = Process(0, 1, 0, torch.device("cpu"))
+
+
+def kept(cache: Path) -> dict[str, bytes]:
+    """The files of features in a cache, by name."""
+    return {path.name: path.read_bytes() for path in sorted(cache.glob("features/*/*"))}
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_head_trained_on_features_is_the_one_trained_on_photos(
+    shards: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    recipe = {"trainable": "head", "epochs": 3, "dropout": 0.2, "ema": 0.9, "lr": 0.01}
+    fit(settings(shards, tmp_path / "kept", **recipe))
+    assert kept(own_cache).keys() == {"train-2.npy", "validation-1.npy"}
+    fit(settings(shards, tmp_path / "decoded", cache_features=False, **recipe))
+    (one, _), (two, _) = (read_checkpoint(tmp_path / f"{n}/last.pt") for n in ("kept", "decoded"))
+    assert one.model.keys() == two.model.keys()
+    for name in one.model:
+        torch.testing.assert_close(one.model[name], two.model[name], rtol=0, atol=1e-4)
+    for a, b in zip(*(read_lines(tmp_path / n) for n in ("kept", "decoded")), strict=True):
+        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-4)
+        assert a["validation"]["loss"] == pytest.approx(b["validation"]["loss"], abs=1e-4)
+
+
+def read_lines(run: Path) -> list[dict[str, dict[str, float]]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_features_depend_on_neither_batches_nor_processes_nor_are_computed_again(
+    shards: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    head = {"trainable": "head"}
+    fit(settings(shards, tmp_path / "1", **head))
+    alone = kept(own_cache)
+    times = [path.stat().st_mtime_ns for path in sorted(own_cache.glob("features/*/*"))]
+    fit(settings(shards, tmp_path / "2", batch_size=10, **head))
+    assert times == [p.stat().st_mtime_ns for p in sorted(own_cache.glob("features/*/*"))]
+    for path in own_cache.glob("features/*/*"):
+        path.unlink()
+    result = torchrun(
+        2, "training", "fit", *arguments(settings(shards, tmp_path / "3", batch_size=12, **head))
+    )
+    assert result.returncode == 0, result.stderr
+    assert kept(own_cache) == alone
+
+
+def compute(folder: Path, shards: Path, stop_after: int | None = None) -> Features:
+    place = open_place(shards)
+    dataset = read_dataset(place)
+    model, preprocessing = build_model(
+        "timm:test_resnet",
+        "none",
+        image_size=64,
+        head_width=8,
+        num_classes=6,
+        trainable="head",
+        seed=0,
+    )
+    left = stop_after
+
+    def pause() -> None:
+        nonlocal left
+        if left is not None:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    return compute_features(
+        folder,
+        model.backbone,
+        Samples(place, dataset, "train"),
+        dataset.classes,
+        make_engine("cpu", preprocessing, ALONE.device, 64),
+        ALONE,
+        torch.float32,
+        views=2,
+        pause=pause,
+    )
+
+
+def test_an_interrupted_computation_goes_on_where_it_was(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.features, "CHUNK", 16)
+    monkeypatch.setattr(training.features, "BATCH_SIZE", 8)
+    whole = compute(tmp_path / "whole", shards)
+    assert whole.values.shape == (2, 67, 96)
+    with pytest.raises(KeyboardInterrupt):
+        compute(tmp_path / "parts", shards, stop_after=2)
+    done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert len(done) == 2
+    with pytest.raises(KeyboardInterrupt):
+        compute(tmp_path / "parts", shards, stop_after=3)
+    later = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert later.items() > done.items(), "what was there is not computed again"
+    again = compute(tmp_path / "parts", shards)
+    assert np.array_equal(whole.values, again.values)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"train-2.npy"}
+
+
+def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> None:
+    values = compute(tmp_path, shards).values
+    assert not np.array_equal(values[0], values[1])
+    place = open_place(shards)
+    dataset = read_dataset(place)
+    samples = Samples(place, dataset, "train")
+    model, preprocessing = build_model(
+        "timm:test_resnet",
+        "none",
+        image_size=64,
+        head_width=8,
+        num_classes=6,
+        trainable="head",
+        seed=0,
+    )
+    engine = make_engine("cpu", preprocessing, ALONE.device, 64)
+    photos = [samples.photo(i) for i in range(4)]
+    (mirrored,) = engine.run([(photos, np.ones(4, bool))])
+    with torch.inference_mode():
+        features = model.eval().backbone(mirrored)
+    np.testing.assert_allclose(values[1, :4], features.numpy(), atol=1e-5)
+
+
+def test_machines_with_caches_of_their_own_give_each_other_what_they_computed(
+    shards: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = settings(shards, tmp_path / "run", trainable="head")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "training", "fit", *arguments(config)],
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "BINTALLY_CACHE": str(tmp_path / f"cache{rank}"),
+            },
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+    assert kept(tmp_path / "cache0") == kept(tmp_path / "cache1")
+    assert kept(tmp_path / "cache0").keys() == {"train-2.npy", "validation-1.npy"}

@@ -1,0 +1,106 @@
+"""Checkpoints are written in the background, while the model goes on training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from bintally.command import WorkError
+from bintally.places import Place
+from bintally.progress import say
+from training.checkpoint import Checkpoint, checkpoint_bytes
+
+__all__ = ["CheckpointWriter"]
+
+
+class CheckpointWriter:
+    """Writes to a run's folder, and to its mirror where there is one, on a thread of its own.
+
+    What comes while it writes waits; of several with the same name only the newest does. Files
+    that came together are written in their order, so when a later one is there, so are the others.
+    """
+
+    def __init__(self, folder: Place, mirror: Place | None) -> None:
+        self._folder, self._mirror = folder, mirror
+        self._waiting: dict[str, Checkpoint | bytes] = {}
+        self._writing = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, files: Mapping[str, Checkpoint | bytes]) -> None:
+        """Takes files to write, checkpoints as they are now.
+
+        Raises what went wrong with an earlier one.
+        """
+        copies: dict[int, Checkpoint] = {}
+        for file in files.values():
+            if isinstance(file, Checkpoint) and id(file) not in copies:
+                copies[id(file)] = Checkpoint(**_copy(vars(file)))
+        with self._changed:
+            self._raise()
+            for name, file in files.items():
+                # Out and in again: the order is that of the newest ones.
+                self._waiting.pop(name, None)
+                self._waiting[name] = file if isinstance(file, bytes) else copies[id(file)]
+            self._changed.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> None:
+        """Returns when all is written. Raises what went wrong."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._writing) or self._error)
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                files, self._waiting = self._waiting, {}
+                self._writing = True
+            try:
+                self._write(files)
+            except BaseException as error:  # The run's own thread raises it.
+                self._error = error
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+
+    def _write(self, files: Mapping[str, Checkpoint | bytes]) -> None:
+        made: dict[int, bytes] = {}
+        for name, file in files.items():
+            if isinstance(file, Checkpoint):
+                # Last and best are the same one as often as not.
+                if id(file) not in made:
+                    made[id(file)] = checkpoint_bytes(file)
+                data = made[id(file)]
+            else:
+                data = file
+            self._folder.put(name, data)
+            if self._mirror is not None:
+                try:
+                    self._mirror.put(name, data)
+                except WorkError as error:
+                    # The folder has it; a server that is away for a while should end no training.
+                    say(f"warning: {error}; training goes on")
+
+
+def _copy(value: Any) -> Any:
+    """The same, its tensors on the CPU and independent of what becomes of them."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value

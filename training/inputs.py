@@ -1,0 +1,171 @@
+"""What the model is trained on: photos decoded again every epoch, or kept features of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from training.config import FitConfig
+from training.distributed import Process
+from training.engine import Engine
+from training.evaluate import Evaluation, evaluate, evaluate_batches
+from training.features import Features
+from training.loader import Batch, TrainingLoader
+from training.model import CountNet
+from training.order import TrainingOrder, evaluation_batches, flips
+from training.samples import Samples
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["FeatureInputs", "Inputs", "PhotoInputs"]
+
+
+class Inputs(Protocol):
+    """The input of a run's steps and evaluations."""
+
+    order: TrainingOrder
+    """Of what it trains on."""
+
+    @property
+    def num_replaced(self) -> int:
+        """Samples that did not decode on this process, in whose place others came."""
+
+    def trained(self, model: CountNet) -> nn.Module:
+        """The part of the model that takes this input."""
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """This process's parts of an epoch's batches from a step on, `accumulate` for each step."""
+
+    def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
+        """The model's answers on the validation split, if there is one; see `evaluate`."""
+
+
+class PhotoInputs:
+    """Photos, decoded ahead of the model."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        train: Samples,
+        validation: Samples,
+        classes: Sequence[int],
+        engine: Engine,
+        order: TrainingOrder,
+        process: Process,
+        precision: torch.dtype,
+    ) -> None:
+        self.order = order
+        self.loader = TrainingLoader(train, classes, engine, order, config.on_bad_sample)
+        self._config, self._validation = config, validation
+        self._classes, self._engine, self._process = classes, engine, process
+        self._precision = precision
+
+    @property
+    def num_replaced(self) -> int:
+        """See `Inputs`."""
+        return len(self.loader.replaced)
+
+    def trained(self, model: CountNet) -> nn.Module:
+        """See `Inputs`."""
+        return model
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """See `Inputs`."""
+        self.loader.load_state_dict({"epoch": epoch, "step": first_step})
+        return iter(self.loader)
+
+    def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
+        """See `Inputs`."""
+        if not len(self._validation):
+            return None
+        return evaluate(
+            model,
+            self._validation,
+            self._classes,
+            self._engine,
+            self._process,
+            batch_size=self._config.batch_size,
+            precision=self._precision,
+            pause=pause,
+        )
+
+
+class FeatureInputs:
+    """Kept features of both views of each photo, on the model's device."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        train: Features,
+        validation: Features | None,
+        order: TrainingOrder,
+        process: Process,
+        precision: torch.dtype,
+    ) -> None:
+        self.order = order
+        self._config, self._process, self._precision = config, process, precision
+        self._train, self._train_labels = _tensors(train)
+        self._validation = None if validation is None else _tensors(validation)
+
+    @property
+    def num_replaced(self) -> int:
+        """See `Inputs`: all of them decoded when the features were computed."""
+        return 0
+
+    def trained(self, model: CountNet) -> nn.Module:
+        """See `Inputs`."""
+        return model.head
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """See `Inputs`."""
+        for indices in self.order.batches(epoch, first_step):
+            views = torch.from_numpy(flips(indices, self.order.seed, epoch)).long()
+            at = torch.from_numpy(indices)
+            yield self._batch(indices, self._train[views, at], self._train_labels[at])
+
+    def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
+        """See `Inputs`."""
+        if self._validation is None:
+            return None
+        values, labels = self._validation
+        process, size = self._process, self._config.batch_size
+
+        def batches() -> Iterator[Batch]:
+            for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):
+                at = torch.from_numpy(indices)
+                yield self._batch(indices, values[0, at], labels[at])
+
+        return evaluate_batches(
+            model.head,
+            batches(),
+            len(labels),
+            model.num_classes,
+            process,
+            batch_size=size,
+            precision=self._precision,
+            pause=pause,
+        )
+
+    def _batch(
+        self, indices: NDArray[np.int64], values: torch.Tensor, labels: torch.Tensor
+    ) -> Batch:
+        device = self._process.device
+        return Batch(
+            indices,
+            values.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+        )
+
+
+def _tensors(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    import warnings
+
+    with warnings.catch_warnings():
+        # The file is mapped for reading; nothing here writes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(features.values), torch.from_numpy(features.labels)

@@ -1,0 +1,273 @@
+"""The loop: an epoch's steps of the optimiser, whatever the input, however many processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from bintally.progress import Progress
+from training.config import FitConfig
+from training.distributed import Process
+from training.evaluate import Evaluation
+from training.inputs import Inputs
+from training.loader import Batch
+from training.losses import make_loss
+from training.metrics import most_frequent_count
+from training.model import CountNet
+from training.optimization import Average, Schedule, make_optimizer
+from training.order import step_seed
+
+__all__ = ["Loop", "Position", "Step", "Watcher"]
+
+SUMS = ("loss", "correct", "samples")
+VALIDATED = ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
+
+
+@dataclass
+class Position:
+    """How far a run has come: what a checkpoint holds beside the tensors."""
+
+    epoch: int = 0
+    """Whole epochs done."""
+    step: int = 0
+    """Steps done of the epoch begun."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the epoch begun, over its steps done."""
+    best: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that was done, for those who watch."""
+
+    number: int
+    """Of the run, from 0."""
+    loss: Tensor
+    """() float64, on the device: the mean loss of this process's samples."""
+    waited_s: float
+    """How long the step stood still until its input was there."""
+    seconds: float
+    """The wait included."""
+
+
+class Watcher:
+    """What happens beside the steps: nothing, unless it is said otherwise."""
+
+    def before_step(self, number: int) -> None:
+        """A step of the run, counted from 0, is about to begin."""
+
+    def after_backward(self) -> None:
+        """The step's gradients are there, and the optimiser has not taken them yet."""
+
+    def after_step(self, step: Step) -> None:
+        """The position includes the step; raising ends the run."""
+
+
+class Loop:
+    """A model in training on this process: optimiser, schedule, average, and the position."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        model: CountNet,
+        inputs: Inputs,
+        classes: Sequence[int],
+        class_counts: Mapping[str, int],
+        process: Process,
+        precision: torch.dtype,
+    ) -> None:
+        self.config, self.model, self.inputs = config, model, inputs
+        self.process, self.precision = process, precision
+        self.position = Position()
+        self.stopped = ""
+        """Why the run ends before its last epoch, if it does."""
+        self.steps = inputs.order.steps
+        self.schedule = Schedule(
+            config.lr, round(config.warmup_epochs * self.steps), config.epochs * self.steps
+        )
+        only_head = config.trainable == "head"
+        self.optimizer = make_optimizer(config, model.head, None if only_head else model.backbone)
+        self.average = Average(model, config.ema, only_head) if config.ema else None
+        self.evaluation: Evaluation | None = None
+        """The last validation."""
+        self._classes = classes
+        self._baseline_count = most_frequent_count(class_counts)
+        self._loss = make_loss(config, classes, class_counts, process.device)
+        self._trained: nn.Module | None = None
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=process.device)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What is trained in this epoch, as the processes share it."""
+        frozen = self.config.trainable == "head" or self.position.epoch < self.config.freeze_epochs
+        if self._trained is None or frozen != self.model.frozen:
+            self.model.freeze(frozen)
+            part = self.inputs.trained(self.model)
+            if self.config.compile:
+                part.compile()
+            self._trained = part
+            if self.process.world_size > 1:
+                cuda = self.process.device.type == "cuda"
+                self._trained = DistributedDataParallel(
+                    part,
+                    device_ids=[self.process.device] if cuda else None,
+                    # A frozen backbone's buffers never change: there is nothing to send around.
+                    forward_sync_buffers=not frozen,
+                    gradient_as_bucket_view=True,
+                    # It cannot tell the parts of a step from steps.
+                    static_graph=self.config.accumulate == 1,
+                )
+        return self._trained
+
+    def train_epoch(self, watcher: Watcher) -> dict[str, Any]:
+        """Trains what is left of the epoch begun; returns its line, without validation."""
+        config, position, process = self.config, self.position, self.process
+        first_step = position.step
+        self.model.train()
+        trained = self.trained
+        # Sums stay on the device: asking for them at every step would stall it. Only the first
+        # process carries on those of a resumed epoch, for they are added up.
+        saved = [position.sums.get(name, 0.0) if process.is_first else 0.0 for name in SUMS]
+        self._sums = torch.tensor(saved, dtype=torch.float64).to(process.device)
+        began = last = time.monotonic()
+        waited = first_wait = 0.0
+        batches = self.inputs.batches(position.epoch, first_step)
+        with self._bar(first_step) as bar:
+            for step in range(first_step, self.steps):
+                done = position.epoch * self.steps + step
+                parts, wait = self._next(batches)
+                watcher.before_step(done)
+                loss = self._step(trained, parts, done, watcher)
+                position.step = step + 1
+                now = time.monotonic()
+                waited += wait
+                first_wait = first_wait or wait
+                watcher.after_step(Step(done, loss, wait, now - last))
+                last = now
+                if bar is not None:
+                    bar.update()
+        if first_step < self.steps:
+            next(batches, None)  # Lets the engine end its run, ready for the next.
+        self.settle()
+        seconds = time.monotonic() - began
+        images = (self.steps - first_step) * config.batch_size
+        sums, done = position.sums, (position.epoch + 1) * self.steps
+        return {
+            "epoch": position.epoch + 1,
+            "step": done,
+            "lr": self.schedule.learning_rate(done - 1),
+            "train": {
+                "samples": int(sums["samples"]),
+                "loss": sums["loss"] / sums["samples"],
+                "accuracy": sums["correct"] / sums["samples"],
+            },
+            "seconds": seconds,
+            "images_per_s": images / seconds,
+            "model_images_per_s": images / max(seconds - waited, 1e-9),
+            # The model has to wait for the first batch, so the loader is alone then.
+            "loader_images_per_s": config.batch_size / first_wait if first_wait else None,
+            "data_wait_share": waited / seconds,
+            "replaced_samples": int(
+                process.sum(torch.tensor(float(self.inputs.num_replaced), device=process.device))
+            ),
+        }
+
+    def settle(self) -> None:
+        """Brings the sums of all processes into the position; all of them call it together."""
+        values = self.process.sum(self._sums.clone()).tolist()
+        self.position.sums = dict(zip(SUMS, values, strict=True))
+
+    def end_epoch(self, line: dict[str, Any], pause: Callable[[], None] = lambda: None) -> bool:
+        """Validates, and moves on to the next epoch; whether this one is the best so far.
+
+        `line` is the epoch's, and gets the metrics. `pause` may raise, as in `evaluate`.
+        """
+        config, position = self.config, self.position
+        with self.average.applied() if self.average else nullcontext():
+            evaluation = self.evaluation = self.inputs.validate(self.model, pause)
+        if evaluation is not None:
+            summary = evaluation.summarize(self._classes, self._baseline_count)
+            line["validation"] = {name: summary[name] for name in VALIDATED}
+        position.epoch, position.step, position.sums = line["epoch"], 0, {}
+        position.history.append(line)
+        better = (
+            evaluation is None
+            or not position.best
+            or summary["accuracy"] > position.best["validation"]["accuracy"]
+        )
+        if better:
+            position.best = {"epoch": position.epoch, "validation": line.get("validation")}
+        if config.patience and position.epoch - position.best["epoch"] >= config.patience:
+            self.stopped = f"no better epoch in {config.patience}"
+        return better
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.position.epoch >= self.config.epochs or bool(self.stopped)
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[list[Batch], float]:
+        """The parts of a step, and how long they were waited for."""
+        asked = time.monotonic()
+        parts = [next(batches) for _ in range(self.config.accumulate)]
+        return parts, time.monotonic() - asked
+
+    def _step(
+        self, trained: nn.Module, parts: Sequence[Batch], done: int, watcher: Watcher
+    ) -> Tensor:
+        """One step of the optimiser; the mean loss of this process's samples."""
+        config, process = self.config, self.process
+        # For dropout and the like.
+        torch.manual_seed(step_seed(config.seed, done, process.rank))
+        loss = torch.zeros((), dtype=torch.float64, device=process.device)
+        for number, batch in enumerate(parts):
+            with self._unsynchronised(trained, last=number == len(parts) - 1):
+                with torch.autocast(
+                    process.device.type, self.precision, enabled=self.precision != torch.float32
+                ):
+                    logits = trained(batch.images).float()
+                # DDP takes the mean over processes, whose parts of a batch may differ by a sample.
+                objective = self._loss(logits, batch.labels)
+                (objective * (process.world_size / config.batch_size)).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                # Of any recipe the same, so that it can be compared, also with validation's.
+                losses = functional.cross_entropy(logits, batch.labels, reduction="sum").double()
+                correct = (logits.argmax(1) == batch.labels).sum().double()
+                self._sums += torch.stack(
+                    [losses, correct, torch.full_like(losses, len(batch.indices))]
+                )
+                loss += losses
+        watcher.after_backward()
+        lr = self.schedule.learning_rate(done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("scale", 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(done)
+        return loss / sum(len(batch.indices) for batch in parts)
+
+    @staticmethod
+    def _unsynchronised(trained: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Between the parts of a step, processes have nothing to tell each other."""
+        if last or not isinstance(trained, DistributedDataParallel):
+            return nullcontext()
+        return trained.no_sync()
+
+    def _bar(self, first_step: int) -> AbstractContextManager[Progress | None]:
+        """A progress bar on the first process, nothing on the others."""
+        if not self.process.is_first:
+            return nullcontext()
+        position, config = self.position, self.config
+        bar = Progress(f"epoch {position.epoch + 1}/{config.epochs}", self.steps, "steps")
+        bar.update(first_step)
+        return bar

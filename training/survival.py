@@ -1,0 +1,131 @@
+"""What can end a run early or interrupt it: SIGTERM, the clock, a loss that goes astray."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from training.distributed import Agreement, Process
+from training.loop import Step
+
+__all__ = ["Diverged", "Survival", "Terminated", "termination"]
+
+EXPLODED = 20.0
+"""A loss so many times that of guessing, ln(classes), does not come back by itself."""
+LAG = 2
+"""Steps after which a GPU's loss is read: it has long been computed, so nobody waits for it."""
+
+
+class Terminated(Exception):
+    """The run was asked to end, and all processes know it."""
+
+
+class Diverged(Exception):
+    """The loss of a step is no number any more, or absurdly high."""
+
+    def __init__(self, number: int, loss: float | None) -> None:
+        super().__init__(number)
+        self.number = number
+        """The step, of the run, from 0."""
+        self.loss = loss
+        """Mean over the process's own samples; None where another process saw it."""
+
+
+@contextmanager
+def termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, for the time of the context, instead of ending the process.
+
+    Only a process's main thread can catch signals; elsewhere (in a Ray worker) it is never set.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Survival:
+    """Looks after a run, between its steps, without ever waiting for a device."""
+
+    def __init__(
+        self,
+        process: Process,
+        requested: threading.Event,
+        num_classes: int,
+        save_every_minutes: float,
+    ) -> None:
+        self._process, self._requested = process, requested
+        self._agreement = Agreement(process)
+        self._most = EXPLODED * math.log(max(2, num_classes))
+        self._interval_s = 60 * save_every_minutes
+        self._saved_at = time.monotonic()
+        self._losses: deque[tuple[int, torch.Tensor, Any]] = deque()
+        self._seen: tuple[int, float] | None = None
+
+    def after_step(self, step: Step) -> bool:
+        """Whether it is time for a checkpoint; on all processes the same.
+
+        Raises `Terminated` or `Diverged`, on all of them at the same step.
+        """
+        self._observe(step)
+        due = (
+            self._process.is_first
+            and self._interval_s > 0
+            and time.monotonic() - self._saved_at > self._interval_s
+        )
+        return self._heed([self._requested.is_set(), self._seen is not None, due], step.number)
+
+    def pause(self) -> None:
+        """Raises `Terminated` where a run may end between steps; on all processes at once."""
+        self._heed([self._requested.is_set(), False, False], None)
+
+    def saved(self) -> None:
+        """A checkpoint was written: the clock begins anew."""
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        """Ends what is on its way between processes."""
+        self._agreement.settle()
+
+    def _heed(self, wishes: list[bool], number: int | None) -> bool:
+        agreed = self._agreement.exchange(wishes)
+        terminate, diverged, due = agreed
+        if diverged:
+            # All count alike: what a process saw it told a step before.
+            told = 0 if self._process.world_size == 1 else 1
+            at = (number or 0) - told - (LAG if self._process.device.type == "cuda" else 0)
+            raise Diverged(self._seen[0] if self._seen else at, self._seen and self._seen[1])
+        if terminate:
+            raise Terminated
+        return due
+
+    def _observe(self, step: Step) -> None:
+        """Keeps a step's loss, and looks at those that are old enough."""
+        on_gpu = step.loss.device.type == "cuda"
+        event = None
+        loss = step.loss
+        if on_gpu:
+            loss = torch.empty_like(loss, device="cpu", pin_memory=True)
+            loss.copy_(step.loss, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._losses.append((step.number, loss, event))
+        while len(self._losses) > (LAG if on_gpu else 0):
+            number, loss, event = self._losses.popleft()
+            if event is not None:
+                event.synchronize()
+            value = float(loss)
+            if self._seen is None and not value < self._most:
+                self._seen = number, value
