@@ -86,12 +86,12 @@ def _absolute(weights: str) -> str:
     return weights if weights in ("imagenet", "none") else str(Path(weights).absolute())
 
 
-def _own(error: BaseException | None) -> UsageError | WorkError | None:
-    """The error of ours that lies in one of Ray's, if there is one."""
-    while error is not None:
-        if isinstance(error, UsageError | WorkError):
-            return error
-        error = error.__cause__
+def _own(error: BaseException) -> UsageError | WorkError | None:
+    """The error of ours that lies in Ray's, if there is one: each worker's is wrapped by itself."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        own = getattr(failure, "_base_exc", failure)
+        if isinstance(own, UsageError | WorkError):
+            return own
     return None
 
 

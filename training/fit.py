@@ -6,8 +6,9 @@ done, `evaluation.json` and `report.html` of the best checkpoint on the validati
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,8 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
             run = _Run(config, dataset, train, validation, process, survival, on_epoch)
             return run.execute()
         except Terminated:
+            if process.is_first:
+                say("asked to end before the first step; features that are there are kept")
             return Fitted(finished=False, stopped="", best={}, history=[])
         finally:
             survival.close()
@@ -111,6 +114,7 @@ class _Run(Watcher):
         self.config, self.dataset, self.process = config, dataset, process
         self.train, self.validation = train, validation
         self.survival, self.on_epoch = survival, on_epoch
+        self.began = time.monotonic()
         mirror = None if config.mirror is None else open_place(config.mirror)
         self.writer = CheckpointWriter(open_place(config.run), mirror)
         earlier = find_earlier(config, dataset.sha256, process)
@@ -134,7 +138,9 @@ class _Run(Watcher):
         self._announce()
         self.loop = self._make_loop(earlier)
         counts = dataset.splits["train"].class_counts
-        self.watch = Watch(config, self.model, counts, process) if process.is_first else None
+        self.watch: Watch | None = None
+        if process.is_first:
+            self.watch = Watch(config, self.model, counts, process, self.began)
 
     def execute(self) -> Fitted:
         """Trains what is left to train, then evaluates the best checkpoint and reports."""
@@ -150,6 +156,11 @@ class _Run(Watcher):
             self._interrupted()
         except Diverged as error:
             raise self._explained(error) from None
+        except BaseException:
+            # What was submitted is worth keeping, whatever went wrong.
+            with suppress(WorkError):
+                self.writer.flush()
+            raise
         return Fitted(finished, loop.stopped, loop.position.best, loop.position.history)
 
     def _build(self, earlier: Checkpoint | None) -> tuple[CountNet, Preprocessing]:
@@ -243,6 +254,7 @@ class _Run(Watcher):
         )
         if self.process.is_first:
             say(f"frozen backbone: its features of both views are computed once, in {folder}")
+        asked = time.monotonic()
         train, validation = (
             compute_features(
                 folder,
@@ -257,6 +269,8 @@ class _Run(Watcher):
             )
             for samples, views in ((self.train, 2), (self.validation, 1))
         )
+        # Work, and no part of the start that a rule looks at.
+        self.began += time.monotonic() - asked
         return FeatureInputs(
             self.config, train, validation, self.order, self.process, self.precision
         )

@@ -34,7 +34,7 @@ class Monitor:
     def __init__(
         self, model: nn.Module, records: Records, began: float, *, hooks: bool = True
     ) -> None:
-        """`began` is the process's start on the monotonic clock; `hooks` look at ReLUs."""
+        """`began` is the run's start on the monotonic clock; `hooks` look at ReLUs."""
         self.records = records
         self._began = began
         self._losses: list[Tensor] = []

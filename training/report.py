@@ -131,13 +131,20 @@ def _pace(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "epochs": len(history),
         "seconds": seconds,
-        "images_per_s": statistics.median(line["images_per_s"] for line in history),
+        "images_per_s": _median(history, "images_per_s"),
+        "model_images_per_s": _median(history, "model_images_per_s"),
+        "loader_images_per_s": _median(history, "loader_images_per_s"),
         "data_wait_share": waited / seconds if seconds else 0.0,
         "plots": [
             _line_plot("Images per second", speed, from_zero=True),
             _line_plot("Time spent waiting for data", wait, from_zero=True, percent=True),
         ],
     }
+
+
+def _median(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [line[name] for line in history if line.get(name) is not None]
+    return statistics.median(values) if values else None
 
 
 def _points(history: Sequence[Mapping[str, Any]], *keys: str) -> _Points:

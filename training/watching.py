@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,12 +38,14 @@ class Watch:
         model: nn.Module,
         class_counts: Mapping[str, int],
         process: Process,
+        began: float,
     ) -> None:
+        """`began` is the run's start on the monotonic clock."""
         self.findings: list[Finding] = []
         self._config, self._process = config, process
         self._model = model
         self._records = Records(class_counts=class_counts)
-        self._began = _process_start()
+        self._began = began
         self._monitor: Monitor | None = None
         self._profiler: Any = None
         self._open = ExitStack()
@@ -149,15 +149,6 @@ def _machine(records: Records) -> dict[str, float]:
     if records.memory_bytes:
         machine["memory_mib"] = records.memory_bytes[-1] / 2**20
     return machine
-
-
-def _process_start() -> float:
-    """When this process began, on the monotonic clock."""
-    try:
-        words = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        return int(words[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return time.monotonic()
 
 
 def _write_trace(profile: Any, file: Path) -> None:

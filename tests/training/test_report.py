@@ -192,3 +192,27 @@ def test_published_results_only_beside_the_same_six_counts() -> None:
     assert "ResNet-34 from scratch 55.7% – 0.930" in six
     assert "ResNet-34 55.9% 90.5% 0.901" in six
     assert caveat not in Page(_render(evaluation=_evaluation(7))).text
+
+
+def test_findings_of_rules_are_shown_issues_first() -> None:
+    findings = [
+        {"rule": "dead-relu", "status": "NoIssuesFound", "evidence": "none dead", "remedy": ""},
+        {"rule": "overfit", "status": "IssuesFound", "evidence": "42% <more>", "remedy": "rest"},
+    ]
+    text = Page(_render(findings=findings)).text
+    assert "1 of 2 rules found an issue" in text
+    assert text.index("overfit ✗ issue 42% <more>") < text.index("dead-relu ✓ none")
+    assert "What helps: rest" in text
+    assert "What the rules say" not in Page(_render()).text
+    assert "None of 1 rules found an issue" in Page(_render(findings=findings[:1])).text
+
+
+def test_time_tells_model_and_loader_apart() -> None:
+    history = [_epoch(1) | {"model_images_per_s": 120.5, "loader_images_per_s": 480.0}]
+    text = Page(_render(history=history)).text
+    assert "The model alone, images/s 120.5 The loader alone, images/s 480.0" in text
+    assert "The loader alone" not in Page(_render()).text
+
+
+def test_the_original_is_among_the_published_results() -> None:
+    assert "photos of 1 to 5 items 26.0%" in Page(_render()).text
