@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from bintally.photo import BadPhoto, Photo, Resize, prepare_photo
 from bintally.places import Entry, ObjectChanged, Place
 from sharding.dataset import Shard, format_index
 from sharding.metadata import parse_metadata
-from sharding.photo import BadPhoto, Photo, Resize, prepare_photo
 from sharding.plan import PlannedShard
 from sharding.tar import TarBuilder
 

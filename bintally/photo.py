@@ -1,4 +1,4 @@
-"""Is a photo fit for training, and what has to be done to it?
+"""Is a photo fit for training or for an answer, and what has to be done to it?
 
 Every photo is decoded before it is written: the GPU decoder cannot skip a bad one, which ends the
 whole run. So what is doubtful is found here, with libjpeg-turbo told to take no warning lightly.
@@ -18,7 +18,17 @@ from bintally.command import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["BadPhoto", "Photo", "Resize", "check_photo", "prepare_photo"]
+__all__ = [
+    "MAX_PIXELS",
+    "BadPhoto",
+    "Header",
+    "Photo",
+    "Resize",
+    "check_photo",
+    "prepare_photo",
+    "read_header",
+    "stored",
+]
 
 MAX_PIXELS = 50_000_000
 """A larger photo is refused by its header, before its pixels would fill the memory."""
@@ -42,6 +52,17 @@ class Photo:
     height: int
     note: str | None
     """What was done to it beside resizing; None if nothing."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a JPEG says of itself before its pixels."""
+
+    width: int
+    """Pixels, as it is stored."""
+    height: int
+    colorspace: str
+    """As libjpeg-turbo calls it: `YCbCr`, `Gray`, `CMYK`, …"""
 
 
 @dataclass(frozen=True)
@@ -72,32 +93,41 @@ class Resize:
         return round(width * self.short / shorter), round(height * self.short / shorter)
 
 
-def check_photo(data: bytes) -> tuple[int, int, str]:
-    """Decodes a JPEG to its last coefficient; its width, height and colour space.
-
-    Raises `BadPhoto` with the reason that the catalog then gives.
-    """
+def read_header(data: bytes) -> Header:
+    """Reads a JPEG's header, in microseconds. Raises `BadPhoto` for what is none."""
     import simplejpeg
 
     if not data:
         raise BadPhoto("photo has zero bytes")
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(JPEG):
         raise BadPhoto("photo is not a JPEG")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     except ValueError as error:
         raise BadPhoto(f"photo has a damaged header: {error}") from error
-    if width * height > MAX_PIXELS:
-        raise BadPhoto(f"photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
+    return Header(width, height, colorspace)
+
+
+def check_photo(data: bytes) -> Header:
+    """Decodes a JPEG to its last coefficient; its header.
+
+    Raises `BadPhoto` with the reason that the catalog then gives.
+    """
+    import simplejpeg
+
+    header = read_header(data)
+    if header.width * header.height > MAX_PIXELS:
+        raise BadPhoto(f"photo has {header.width}x{header.height} pixels, more than {MAX_PIXELS:,}")
     try:
         # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
-        shown = "CMYK" if colorspace in CMYK else "GRAY"
+        shown = "CMYK" if header.colorspace in CMYK else "GRAY"
         simplejpeg.decode_jpeg(data, colorspace=shown, min_height=1, min_width=1, strict=True)
     except ValueError as error:
         raise BadPhoto(f"photo does not decode: {error}") from error
-    return width, height, colorspace
+    return header
 
 
+JPEG = b"\xff\xd8"
 CMYK = ("CMYK", "YCCK")
 
 
@@ -106,15 +136,14 @@ def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
 
     Raises `BadPhoto` as `check_photo` does.
     """
-    width, height, colorspace = check_photo(data)
+    header = check_photo(data)
+    width, height, colorspace = header.width, header.height, header.colorspace
     notes = []
     if colorspace == "Gray":
         notes.append("grey, stored as RGB")
     elif colorspace in CMYK:
         notes.append(f"{colorspace}, stored as RGB")
-    # Most photos have no EXIF at all, and need no second look.
-    turned = b"Exif\0\0" in data[:65_536] and _orientation(data) != 1
-    if turned:
+    if _turned(data):
         notes.append("rotated as its EXIF says")
     if not notes and resize is None:
         return Photo(data, width, height, None)
@@ -125,6 +154,20 @@ def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
     sink = io.BytesIO()
     upright.save(sink, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return Photo(sink.getvalue(), width, height, "; ".join(notes) or None)
+
+
+def stored(data: bytes, header: Header) -> bytes:
+    """The bytes that a shard would hold for a photo, so that it is counted as it is trained on.
+
+    An ordinary photo's own. Raises `BadPhoto` where another one does not decode.
+    """
+    ordinary = header.colorspace != "Gray" and header.colorspace not in CMYK
+    return data if ordinary and not _turned(data) else prepare_photo(data, None).data
+
+
+def _turned(data: bytes) -> bool:
+    # Most photos have no EXIF at all, and need no second look.
+    return b"Exif\0\0" in data[:65_536] and _orientation(data) != 1
 
 
 def _orientation(data: bytes) -> int:

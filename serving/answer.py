@@ -1,0 +1,71 @@
+"""What is said about a photo: pure functions of a model's probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["SURE", "Counted", "Row", "describe", "judge"]
+
+Row = list[float] | str
+"""A photo's probabilities by class, or why it could not be counted."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a replica says of a batch."""
+
+    model: str
+    """sha256 of the checkpoint that counted it."""
+    classes: list[int]
+    """Class i is the count `classes[i]`."""
+    rows: list[Row]
+    """One for each photo."""
+
+
+SURE = 0.8
+"""A verdict less sure than this is none. The confidence is the model's own, not calibrated."""
+
+
+def describe(
+    probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
+) -> dict[str, Any]:
+    """`count`, `confidence` (the probability of that count), `expected` (the mean of the counts'
+    probabilities) and `probabilities` by count; with a quantity to compare with, also what `judge`
+    says.
+
+    Class i of `probabilities` is the count `classes[i]`. Of equals the first one is the count, as
+    in `training evaluate`.
+    """
+    best = max(range(len(classes)), key=lambda i: probabilities[i])
+    count, confidence = classes[best], probabilities[best]
+    by_count = dict(zip(classes, probabilities, strict=True))
+    answer = {
+        "count": count,
+        "confidence": confidence,
+        "expected": sum(c * p for c, p in by_count.items()),
+        "probabilities": {str(c): p for c, p in by_count.items()},
+    }
+    if expected_quantity is not None:
+        answer |= judge(by_count, count, expected_quantity)
+    return answer
+
+
+def judge(by_count: dict[int, float], count: int, expected_quantity: int) -> dict[str, Any]:
+    """Is the quantity that inventory expects what the photo shows?
+
+    `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability
+    that this is right, `verdict_confidence`, is at least `SURE`, and `unsure` elsewhere. Of a
+    quantity that is none of its classes a model knows nothing: `matches` and the confidence are
+    None then.
+    """
+    judged: dict[str, Any] = {"expected_quantity": expected_quantity}
+    if expected_quantity not in by_count:
+        return judged | {"matches": None, "verdict": "unsure", "verdict_confidence": None}
+    matches = count == expected_quantity
+    probability = by_count[expected_quantity]
+    # Rounding may leave a sum of probabilities a hair away from one.
+    confidence = probability if matches else max(0.0, 1.0 - probability)
+    verdict = ("match" if matches else "mismatch") if confidence >= SURE else "unsure"
+    return judged | {"matches": matches, "verdict": verdict, "verdict_confidence": confidence}
