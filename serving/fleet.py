@@ -25,7 +25,7 @@ APPLICATION, DEPLOYMENT = "bintally", "Replica"
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 20.0
 STOP_WAIT_S = 2.0
-OBJECT_STORE_BYTES = 512 * 2**20
+OBJECT_STORE_BYTES = 128 * 2**20
 """Holds the batches on their way, and nothing else."""
 MOST_CPU_REPLICAS = 4
 """Unless more are asked for: each takes half a gigabyte."""
