@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SURE", "Counted", "Row", "describe", "judge"]
+from training.rows import Row, summarize_row
 
-Row = list[float] | str
-"""A photo's probabilities by class, or why it could not be counted."""
+__all__ = ["SURE", "Counted", "describe", "judge"]
 
 
 @dataclass(frozen=True)
@@ -31,24 +30,12 @@ SURE = 0.8
 def describe(
     probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
 ) -> dict[str, Any]:
-    """`count`, `confidence` (the probability of that count), `expected` (the mean of the counts'
-    probabilities) and `probabilities` by count; with a quantity to compare with, also what `judge`
-    says.
-
-    Class i of `probabilities` is the count `classes[i]`. Of equals the first one is the count, as
-    in `training evaluate`.
-    """
-    best = max(range(len(classes)), key=lambda i: probabilities[i])
-    count, confidence = classes[best], probabilities[best]
-    by_count = dict(zip(classes, probabilities, strict=True))
-    answer = {
-        "count": count,
-        "confidence": confidence,
-        "expected": sum(c * p for c, p in by_count.items()),
-        "probabilities": {str(c): p for c, p in by_count.items()},
-    }
+    """What `training.counter.summarize_row` says; with a quantity to compare with, also what
+    `judge` says."""
+    answer = summarize_row(probabilities, classes)
     if expected_quantity is not None:
-        answer |= judge(by_count, count, expected_quantity)
+        by_count = dict(zip(classes, probabilities, strict=True))
+        answer |= judge(by_count, answer["count"], expected_quantity)
     return answer
 
 

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from serving.answer import Counted, Row
+from serving.answer import Counted
+from training.rows import Row
 
 __all__ = ["Batcher", "QueueFull", "until_sent"]
 

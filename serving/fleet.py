@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ class Fleet:
     def __init__(self, config: ServeConfig, releases: Path) -> None:
         self._config, self._releases = config, releases
         self._handle: Any = None
+        self._asking = threading.Lock()
 
     def start_ray(self) -> Shape:
         """Starts Ray's processes, and Ray Serve in them, in some seconds; what is to run there."""
@@ -161,7 +163,8 @@ class Fleet:
         """How many replicas can count now."""
         from ray import serve
 
-        application = serve.status().applications.get(APPLICATION)
+        with self._asking:
+            application = serve.status().applications.get(APPLICATION)
         deployment = application.deployments.get(DEPLOYMENT) if application else None
         return deployment.replica_states.get("RUNNING", 0) if deployment else 0
 
@@ -188,5 +191,7 @@ class Fleet:
         """Ends Ray and all of its processes, as far as they were started."""
         import ray
 
+        # Whoever asks Ray something while it goes waits for ever.
+        self._asking.acquire(timeout=STOP_WAIT_S)
         # Not serve.shutdown() before it: that waits for seconds, for replicas that have no work.
         ray.shutdown()

@@ -29,8 +29,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._in_head = True
-        self._head_ended = False
-        """Whether a head has ended in what came last; bytes behind it are another message's."""
+        self._only_head = True
+        """Whether what came last is all of a head: neither its end nor a body's is in it."""
         self._message_complete = True
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -43,9 +43,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._head_ended = False
+        self._only_head = self._in_head
         super().data_received(data)
-        if self._in_head and not self._head_ended and self.parser is not None:
+        if self._only_head and self.parser is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES:,} bytes")
@@ -56,7 +56,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._set_deadline(HEAD_TIMEOUT_S, self._head_too_slow)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_ended, self._head_bytes = False, True, 0
+        self._in_head, self._only_head, self._head_bytes = False, False, 0
         self._cancel_deadline()
         super().on_headers_complete()
 

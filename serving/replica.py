@@ -13,7 +13,7 @@ from serving.releases import current
 from training.config import EngineName, PrecisionName
 
 if TYPE_CHECKING:
-    from serving.model import Model
+    from training.counter import Counter
 
 __all__ = ["Replica", "ReplicaConfig"]
 
@@ -46,16 +46,16 @@ class Replica:
         self._config = config
         self._device = torch.device("cuda" if config.gpu else "cpu")
         self._decoding, self._computing = asyncio.Lock(), asyncio.Lock()
-        self._model = self._load()
+        self._counter = self._load()
         self._loading: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
-    def _load(self) -> Model:
-        from serving.model import Model
+    def _load(self) -> Counter:
+        from training.counter import Counter
 
         config = self._config
         folder = Path(config.releases)
-        return Model(
+        return Counter(
             folder / current(folder).file,
             device=self._device,
             engine=config.engine,
@@ -65,23 +65,23 @@ class Replica:
 
     async def count(self, photos: Sequence[bytes]) -> Counted:
         """Counts a batch. A photo that does not decode has a reason for its row."""
-        # One model for both halves, whatever is released in between.
-        model = self._model
+        # One of them for both halves, whatever is released in between.
+        counter = self._counter
         try:
             async with self._decoding:
-                images, reasons = await asyncio.to_thread(model.decode, photos)
+                images, reasons = await asyncio.to_thread(counter.decode, photos)
             predicted: list[list[float]] = []
             if images is not None:
                 async with self._computing:
-                    predicted = await asyncio.to_thread(model.predict, images)
+                    predicted = await asyncio.to_thread(counter.predict, images)
         except Exception as error:
             # No photo brings this about; a GPU in disorder does, and a new process mends it.
             self._failure = error
             raise
         rows = iter(predicted)
         return Counted(
-            model.sha256,
-            model.classes,
+            counter.sha256,
+            counter.classes,
             [next(rows) if reason is None else reason for reason in reasons],
         )
 
@@ -92,8 +92,8 @@ class Replica:
             raise self._failure
         busy = self._loading is not None and not self._loading.done()
         released = current(Path(self._config.releases)).sha256
-        if not busy and released != self._model.sha256:
+        if not busy and released != self._counter.sha256:
             self._loading = asyncio.create_task(self._take_in())
 
     async def _take_in(self) -> None:
-        self._model = await asyncio.to_thread(self._load)
+        self._counter = await asyncio.to_thread(self._load)

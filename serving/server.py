@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +30,8 @@ __all__ = ["serve"]
 
 LOOK_EVERY_S = 1.0
 DRAIN_S = 20.0
-"""For requests under way; stopping Ray takes some seconds more, and SageMaker kills after 30."""
+"""For requests under way, and `STOP_S` for Ray: SageMaker kills after 30."""
+STOP_S = 8.0
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep a connection, so that they end it and not we."""
 MOST_CONNECTIONS = 1000
@@ -98,7 +102,15 @@ async def _serve(
     finally:
         running.cancel()
         await asyncio.gather(running, listening, return_exceptions=True)
-        await asyncio.to_thread(fleet.stop)
+        stopping = asyncio.to_thread(fleet.stop)
+        try:
+            await asyncio.wait_for(stopping, STOP_S)
+        except TimeoutError:
+            # Ray was in disorder before, and may not be waited for; its reaper ends its processes.
+            say("stopped, without Ray's good-bye")
+            shutil.rmtree(folder, ignore_errors=True)
+            sys.stderr.flush()
+            os._exit(0)
     say("drained and stopped")
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from serving.answer import Counted, Row, describe
+from serving.answer import Counted, describe
 from serving.batcher import Batcher, QueueFull
 from serving.config import Limits
 from serving.fleet import ReplicaLost
@@ -18,6 +18,7 @@ from serving.metrics import Metrics
 from serving.refusal import Refusal
 from serving.releases import Release
 from serving.request import Asked, Item
+from training.rows import Row
 
 __all__ = ["Service"]
 

@@ -5,12 +5,10 @@ A job shares nothing and writes whole files only, so one that is lost is simply 
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,7 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Protocol
 
-from bintally.command import UsageError, WorkError
+from bintally.cluster import connect
+from bintally.command import WorkError
 from sharding.shard import ShardJob, ShardRecord, run_job
 
 __all__ = ["Distributor", "Processes", "RayCluster"]
@@ -91,15 +90,7 @@ class RayCluster:
         """Connects to the cluster; `UsageError` if there is none at `address`."""
         import ray
 
-        try:
-            # Ray itself would try for minutes before it says that nobody is there.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if port.isdigit():
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"--ray {address}: no Ray cluster answers there: {reason}") from error
+        connect(address)
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def run(self, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from bintally.photo import BadPhoto, check_photo
 from tests.conftest import REPOSITORY
 
 Json = Any
@@ -27,7 +29,7 @@ class Reply:
     """An answer of a server."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     @property
@@ -95,7 +97,7 @@ class Server:
         try:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
-            return Reply(response.status, dict(response.headers), response.read())
+            return Reply(response.status, response.headers, response.read())
         finally:
             connection.close()
 
@@ -126,7 +128,7 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     """Starts servers, and stops those that still run in the end."""
     servers: list[Server] = []
@@ -173,7 +175,7 @@ def other_checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(shards, tmp_path_factory.mktemp("other"), seed=1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(checkpoint: Path, start_server: StartServer) -> Server:
     """A server that tests share and leave as it is; of narrow limits, so that they are reached."""
     server = start_server(
@@ -188,4 +190,9 @@ def server(checkpoint: Path, start_server: StartServer) -> Server:
 @pytest.fixture(scope="session")
 def photos(bucket: Path) -> list[bytes]:
     """Some good photos."""
-    return [(bucket / f"bin-images/{i:05d}.jpg").read_bytes() for i in range(1, 21)]
+    found = []
+    for path in sorted((bucket / "bin-images").iterdir()):
+        with contextlib.suppress(BadPhoto):
+            check_photo(path.read_bytes())
+            found.append(path.read_bytes())
+    return found[:20]

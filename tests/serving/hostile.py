@@ -113,7 +113,8 @@ def _as_json(value: Any) -> list[bytes]:
 
 
 def _json(r: Random, photo: bytes, limit: int) -> list[bytes]:
-    values = [None, 1, "x", [], {}, {"instances": 3}, {"instances": [{}] * 5}, {"instances": {}},
+    values: list[Any] = [None, 1, "x", [], {}, {"instances": 3}, {"instances": [{}] * 5},
+              {"instances": {}},
               {"image": 3}, {"image": None}, {"image": {"$ref": "file:///etc/passwd"}},
               {"image": "../../etc/passwd"}, {"image": "x", "__class__": "os.system"},
               {"image": "/9j/", "expected_quantity": "3"}, {"image": "/9j/", "id": ["x"]},
@@ -199,7 +200,8 @@ def _giant_head(r: Random, photo: bytes, limit: int) -> list[bytes]:
 
 def _lengths(r: Random, photo: bytes, limit: int) -> list[bytes]:
     values = [b"-1", b"1e9", b"0x10", b"99999999999999999999999", b"5, 6",
-              b"5\r\nContent-Length: 6", b"5\r\nTransfer-Encoding: chunked", b"999999999999"]  # fmt: skip
+              b"5\r\nContent-Length: 6", b"5\r\nTransfer-Encoding: chunked",
+              b"999999999999"]  # fmt: skip
     head = b"POST /invocations HTTP/1.1\r\nContent-Type: image/jpeg\r\nContent-Length: "
     return [head + r.choice(values) + b"\r\n\r\nhello"]
 

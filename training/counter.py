@@ -1,27 +1,28 @@
-"""A checkpoint that counts: JPEG bytes to probabilities, as `training evaluate` computes them."""
+"""A checkpoint that counts: JPEG bytes to probabilities, as `evaluate` computes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.photo import BadPhoto, read_header, stored
-from serving.answer import Row
 from training.checkpoint import read_checkpoint
 from training.config import EngineName, PrecisionName, precision_type
 from training.engine import DecodeError, first_undecodable, make_engine
+from training.rows import Row
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Model"]
+__all__ = ["Counter"]
 
 UNDECODABLE = "the photo does not decode: it is damaged or cut short"
 
 
-class Model:
-    """A model with its weights, and how photos are prepared for it."""
+class Counter:
+    """A checkpoint's model, and how photos are prepared for it."""
 
     def __init__(
         self,
@@ -97,11 +98,22 @@ class Model:
         rows: list[list[float]] = logits.float().softmax(1).cpu().tolist()
         return rows
 
-    def count(self, photos: Sequence[bytes]) -> list[Row]:
-        """For each photo its probabilities by class, or why it cannot be counted."""
-        images, reasons = self.decode(photos)
-        rows = iter([] if images is None else self.predict(images))
-        return [next(rows) if reason is None else reason for reason in reasons]
+    def count_ahead(self, batches: Iterable[Sequence[bytes]]) -> Iterator[list[Row]]:
+        """For each photo of each batch its probabilities by class, or why it cannot be counted;
+        the next batch is decoded while the model works."""
+        with ThreadPoolExecutor(1) as pool:
+            decoding = None
+            source = iter(batches)
+            while True:
+                batch = next(source, None)
+                following = None if batch is None else pool.submit(self.decode, batch)
+                if decoding is not None:
+                    images, reasons = decoding.result()
+                    rows = iter([] if images is None else self.predict(images))
+                    yield [next(rows) if reason is None else reason for reason in reasons]
+                if following is None:
+                    return
+                decoding = following
 
 
 def _cast_once(model: torch.nn.Module, precision: torch.dtype) -> None:
