@@ -159,9 +159,9 @@ def _prepare(shards: str, scratch: Path, device: Literal["cpu", "cuda"]) -> Work
 
 def _store_small(workload: Workload, folder: Path) -> Workload:
     """The same photos, order and shards, stored at the size that the model takes."""
+    from bintally.photo import Resize, prepare_photo
     from bintally.places import open_place
     from sharding.dataset import CATALOG, DATASET, format_index, read_dataset
-    from sharding.photo import Resize, prepare_photo
     from sharding.tar import TarBuilder
     from training.samples import Samples
 

@@ -188,10 +188,10 @@ NOTES = (
 
 def _render(root: Path, num_images: int, num_rendered: int) -> None:
     """Two buckets of good photos: the faults of a rendered one would end a simple loop."""
+    from bintally.photo import BadPhoto, check_photo
     from bintally.places import open_place
     from sharding.catalog import IMAGES, METADATA
     from sharding.metadata import BadMetadata, parse_metadata
-    from sharding.photo import BadPhoto, check_photo
     from sharding.synthesize import synthesize
 
     say(f"rendering {num_rendered:,} photos")

@@ -1,1 +1,1 @@
-"""The model answers over HTTP. Nothing is here yet."""
+"""Stage 4: the model answers over HTTP."""

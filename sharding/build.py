@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bintally.command import UsageError, WorkError
+from bintally.photo import Resize
 from bintally.places import Folder, Place, delete_temporary_files
 from bintally.progress import Progress, say
 from sharding.catalog import Catalog, read_source
 from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
 from sharding.distribute import Distributor
-from sharding.photo import Resize
 from sharding.plan import Options, Plan, make_plan
 from sharding.shard import RECORDS, ShardJob, ShardRecord, record_path
 

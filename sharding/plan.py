@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bintally.command import UsageError
+from bintally.photo import Resize
 from sharding.catalog import Catalog, Row
 from sharding.dataset import FORMAT, SPLITS
 from sharding.groups import count_leaks, neighbour_groups
-from sharding.photo import Resize
 from sharding.selection import read_ids, sample_groups
 from sharding.split import assign_splits, shuffled
 

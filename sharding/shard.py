@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from bintally.photo import BadPhoto, Photo, Resize, prepare_photo
 from bintally.places import Entry, ObjectChanged, Place
 from sharding.dataset import Shard, format_index
 from sharding.metadata import parse_metadata
-from sharding.photo import BadPhoto, Photo, Resize, prepare_photo
 from sharding.plan import PlannedShard
 from sharding.tar import TarBuilder
 from sharding.threads import map_in_threads

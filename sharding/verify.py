@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from tarfile import BLOCKSIZE
 
+from bintally.photo import BadPhoto, check_photo
 from bintally.places import Place
 from bintally.progress import Progress
 from sharding.catalog import Row, read_catalog_file
@@ -24,7 +25,6 @@ from sharding.dataset import (
     parse_index,
     read_dataset,
 )
-from sharding.photo import BadPhoto, check_photo
 
 __all__ = ["verify"]
 

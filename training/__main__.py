@@ -134,24 +134,68 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Predict:
-    """Count the items in photos: a line of JSON for each."""
+    """Count the items in photos: a line of JSON for each, or a Parquet file of many.
+
+    python -m training predict --checkpoint best.pt photo.jpg …
+    python -m training predict --checkpoint best.pt --shards DEST --split test --output FILE.parquet
+    python -m training predict --checkpoint best.pt --photos PLACE --output FILE.parquet
+
+    The latter two go on where they were interrupted.
+    """
 
     checkpoint: Checkpoint
     """best.pt or last.pt of a run."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")] = ()
     """Photos (JPEG)."""
+    shards: str | None = None
+    """A dataset, of which a split is counted: a folder that `python -m sharding build` made."""
+    split: Literal["train", "validation", "test"] = "test"
+    photos: str | None = None
+    """A folder, or s3://bucket/prefix, all JPEGs of which are counted."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE.parquet")] = None
+    """Where the counts of --shards or --photos go."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """A Ray cluster that counts: auto, or HOST:PORT. Its nodes must reach checkpoint and photos."""
+    anonymous: bool = False
+    """Send unsigned requests to S3."""
+    precision: PrecisionName = "auto"
+    """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
     engine: EngineName = "auto"
     device: DeviceName = "auto"
 
     def execute(self) -> int:
+        if sum([bool(self.images), self.shards is not None, self.photos is not None]) != 1:
+            raise UsageError("name photos, or --shards, or --photos: one of the three")
+        if (self.output is None) != bool(self.images):
+            raise UsageError("--output goes with --shards or --photos, which need it")
+        return self._print() if self.output is None else self._write(self.output)
+
+    def _print(self) -> int:
         from training.predict import predict
 
-        if not self.images:
-            raise UsageError("name at least one photo")
         failed = False
-        for answer in predict(self.checkpoint, self.images, device=self.device, engine=self.engine):
+        for answer in predict(
+            self.checkpoint,
+            self.images,
+            device=self.device,
+            engine=self.engine,
+            precision=self.precision,
+        ):
             failed |= "error" in answer
             print(json.dumps(answer), flush=True)
+        return 1 if failed else 0
+
+    def _write(self, output: Path) -> int:
+        from training.bulk import Job, Photos, Shards, predict_bulk
+
+        source = (
+            Shards(self.shards, self.split)
+            if self.shards is not None
+            else Photos(self.photos or "", self.anonymous)
+        )
+        job = Job(self.checkpoint.absolute(), source, self.device, self.engine, self.precision)
+        photos, failed = predict_bulk(job, output, ray_address=self.ray)
+        print(f"{photos:,} photos, {failed:,} of them not counted: {output}")
         return 1 if failed else 0
 
 

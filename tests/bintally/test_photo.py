@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bintally.command import UsageError
-from sharding.photo import BadPhoto, Photo, Resize, check_photo, prepare_photo
+from bintally.photo import BadPhoto, Photo, Resize, check_photo, prepare_photo
 
 
 def jpeg(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> bytes:

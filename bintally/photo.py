@@ -1,4 +1,4 @@
-"""Is a photo fit for training, and what has to be done to it?
+"""Is a photo fit for training or for an answer, and what has to be done to it?
 
 Every photo is decoded before it is written: the GPU decoder cannot skip a bad one, which ends the
 whole run. So what is doubtful is found here, with libjpeg-turbo told to take no warning lightly.
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["BadPhoto", "Photo", "Resize", "check_photo", "prepare_photo"]
+__all__ = [
+    "MAX_PIXELS",
+    "BadPhoto",
+    "Header",
+    "Photo",
+    "Resize",
+    "check_photo",
+    "prepare_photo",
+    "read_header",
+    "stored",
+]
 
 MAX_PIXELS = 50_000_000
 """A larger photo is refused by its header, before its pixels would fill the memory."""
@@ -44,6 +54,17 @@ class Photo:
     height: int
     note: str | None
     """What was done to it beside resizing; None if nothing."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a JPEG says of itself before its pixels."""
+
+    width: int
+    """Pixels, as it is stored."""
+    height: int
+    colorspace: str
+    """As libjpeg-turbo calls it: `YCbCr`, `Gray`, `CMYK`, …"""
 
 
 @dataclass(frozen=True)
@@ -74,37 +95,38 @@ class Resize:
         return round(width * self.short / shorter), round(height * self.short / shorter)
 
 
-def check_photo(data: bytes) -> tuple[int, int, str]:
-    """Decodes a JPEG to its last coefficient; its width, height and colour space.
-
-    Raises `BadPhoto` with the reason that the catalog then gives.
-    """
-    width, height, colorspace = _read_header(data)
-    # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
-    shown = "CMYK" if colorspace in CMYK else "GRAY"
-    _decode_strictly(data, colorspace=shown, min_height=1, min_width=1)
-    return width, height, colorspace
-
-
-def _read_header(data: bytes) -> tuple[int, int, str]:
+def read_header(data: bytes) -> Header:
+    """Reads a JPEG's header, in microseconds. Raises `BadPhoto` for what is none."""
     import simplejpeg
 
     if not data:
         raise BadPhoto("photo has zero bytes")
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(JPEG):
         raise BadPhoto("photo is not a JPEG")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     except ValueError as error:
         raise BadPhoto(f"photo has a damaged header: {error}") from error
-    if width * height > MAX_PIXELS:
-        raise BadPhoto(f"photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
-    return width, height, colorspace
+    return Header(width, height, colorspace)
 
 
-def _decode_strictly(data: bytes, **how: Any) -> NDArray[np.uint8]:
+def check_photo(data: bytes) -> Header:
+    """Decodes a JPEG to its last coefficient; its header.
+
+    Raises `BadPhoto` with the reason that the catalog then gives.
+    """
+    header = read_header(data)
+    # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
+    shown = "CMYK" if header.colorspace in CMYK else "GRAY"
+    _decode_strictly(data, header, colorspace=shown, min_height=1, min_width=1)
+    return header
+
+
+def _decode_strictly(data: bytes, header: Header, **how: Any) -> NDArray[np.uint8]:
     import simplejpeg
 
+    if header.width * header.height > MAX_PIXELS:
+        raise BadPhoto(f"photo has {header.width}x{header.height} pixels, more than {MAX_PIXELS:,}")
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
     except ValueError as error:
@@ -112,6 +134,7 @@ def _decode_strictly(data: bytes, **how: Any) -> NDArray[np.uint8]:
     return pixels
 
 
+JPEG = b"\xff\xd8"
 CMYK = ("CMYK", "YCCK")
 
 
@@ -122,23 +145,22 @@ def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
     """
     from PIL import Image
 
-    width, height, colorspace = _read_header(data)
+    header = read_header(data)
     notes = []
-    if colorspace == "Gray":
+    if header.colorspace == "Gray":
         notes.append("grey, stored as RGB")
-    elif colorspace in CMYK:
-        notes.append(f"{colorspace}, stored as RGB")
-    # Most photos have no EXIF at all, and need no second look.
-    if _has_exif(data) and _orientation(data) != 1:
+    elif header.colorspace in CMYK:
+        notes.append(f"{header.colorspace}, stored as RGB")
+    if _turned(data):
         notes.append("rotated as its EXIF says")
     if notes or resize is None:
         check_photo(data)
         if not notes:
-            return Photo(data, width, height, None)
+            return Photo(data, header.width, header.height, None)
         upright = _decode(data)
     else:
         # To decode it whole is to check it.
-        upright = Image.fromarray(_decode_strictly(data))
+        upright = Image.fromarray(_decode_strictly(data, header))
     width, height = upright.size
     if resize is not None:
         upright = _resized(upright, resize.of(width, height))
@@ -169,6 +191,20 @@ def _has_exif(data: bytes) -> bool:
 
 
 START_OF_SCAN = 0xDA
+
+
+def stored(data: bytes, header: Header) -> bytes:
+    """The bytes that a shard would hold for a photo, so that it is counted as it is trained on.
+
+    An ordinary photo's own. Raises `BadPhoto` where another one does not decode.
+    """
+    ordinary = header.colorspace != "Gray" and header.colorspace not in CMYK
+    return data if ordinary and not _turned(data) else prepare_photo(data, None).data
+
+
+def _turned(data: bytes) -> bool:
+    # Most photos have no EXIF at all, and need no second look.
+    return _has_exif(data) and _orientation(data) != 1
 
 
 def _orientation(data: bytes) -> int:

@@ -1,0 +1,28 @@
+"""The command of stage 4: `python -m serving --checkpoint FILE`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from bintally.command import main
+from serving.config import ServeConfig
+
+
+@dataclass(frozen=True)
+class Serve(ServeConfig):
+    """Count the items in photos that come over HTTP.
+
+    POST a JPEG to /invocations, or open / in a browser. /ping says whether it is ready, /metrics is
+    for Prometheus, /openapi.json describes it all.
+    """
+
+    def execute(self) -> int:
+        from serving.server import serve
+
+        serve(self)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Serve, prog="python -m serving", description=Serve.__doc__ or ""))

@@ -1,0 +1,58 @@
+"""What is said about a photo: pure functions of a model's probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.rows import Row, summarize_row
+
+__all__ = ["SURE", "Counted", "describe", "judge"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a replica says of a batch."""
+
+    model: str
+    """sha256 of the checkpoint that counted it."""
+    classes: list[int]
+    """Class i is the count `classes[i]`."""
+    rows: list[Row]
+    """One for each photo."""
+
+
+SURE = 0.8
+"""A verdict less sure than this is none. The confidence is the model's own, not calibrated."""
+
+
+def describe(
+    probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
+) -> dict[str, Any]:
+    """What `training.counter.summarize_row` says; with a quantity to compare with, also what
+    `judge` says."""
+    answer = summarize_row(probabilities, classes)
+    if expected_quantity is not None:
+        by_count = dict(zip(classes, probabilities, strict=True))
+        answer |= judge(by_count, answer["count"], expected_quantity)
+    return answer
+
+
+def judge(by_count: dict[int, float], count: int, expected_quantity: int) -> dict[str, Any]:
+    """Is the quantity that inventory expects what the photo shows?
+
+    `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability
+    that this is right, `verdict_confidence`, is at least `SURE`, and `unsure` elsewhere. Of a
+    quantity that is none of its classes a model knows nothing: `matches` and the confidence are
+    None then.
+    """
+    judged: dict[str, Any] = {"expected_quantity": expected_quantity}
+    if expected_quantity not in by_count:
+        return judged | {"matches": None, "verdict": "unsure", "verdict_confidence": None}
+    matches = count == expected_quantity
+    probability = by_count[expected_quantity]
+    # Rounding may leave a sum of probabilities a hair away from one.
+    confidence = probability if matches else max(0.0, 1.0 - probability)
+    verdict = ("match" if matches else "mismatch") if confidence >= SURE else "unsure"
+    return judged | {"matches": matches, "verdict": verdict, "verdict_confidence": confidence}

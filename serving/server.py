@@ -1,0 +1,178 @@
+"""The process: starts the replicas, listens, watches the checkpoint, and drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from bintally.command import UsageError
+from bintally.progress import say
+from serving.app import make_app
+from serving.batcher import Batcher
+from serving.config import ServeConfig
+from serving.fleet import Fleet
+from serving.protocol import GuardedProtocol
+from serving.releases import Watch, accept
+from serving.service import Service
+
+__all__ = ["serve"]
+
+LOOK_EVERY_S = 1.0
+DRAIN_S = 20.0
+"""For requests under way, and `STOP_S` for Ray: SageMaker kills after 30."""
+STOP_S = 8.0
+KEEP_ALIVE_S = 75
+"""Longer than load balancers keep a connection, so that they end it and not we."""
+MOST_CONNECTIONS = 1000
+
+
+def serve(config: ServeConfig) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the requests under way.
+
+    Raises `UsageError` for settings or a checkpoint that cannot be served.
+    """
+    config.check()
+    token = config.read_token()
+    if not config.checkpoint.is_file():
+        raise UsageError(f"{config.checkpoint}: no such file; name best.pt or last.pt of a run")
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    with (
+        config.bind() as listener,
+        tempfile.TemporaryDirectory(prefix="bintally-serving-") as folder,
+    ):
+        asyncio.run(_serve(config, Service(config.limits, token), listener, Path(folder)))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which end the process by the signal: a drained server
+    has done what it was told, and ends with 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(
+    config: ServeConfig, service: Service, listener: socket.socket, folder: Path
+) -> None:
+    server = _Server(
+        uvicorn.Config(
+            make_app(service),
+            http=GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(DRAIN_S),
+            limit_concurrency=MOST_CONNECTIONS,
+        )
+    )
+    fleet = Fleet(config, folder)
+
+    def drain() -> None:
+        service.state = "draining"
+        server.should_exit = True
+
+    _on_signals(drain)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"listening on {url}, loading {config.checkpoint}")
+    listening = asyncio.create_task(server.serve([listener]))
+    running = asyncio.create_task(_run(config, service, fleet, folder, url, drain))
+    try:
+        await asyncio.wait({listening, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            # It never ends by itself but with an error.
+            drain()
+            await listening
+            await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, listening, return_exceptions=True)
+        stopping = asyncio.to_thread(fleet.stop)
+        try:
+            await asyncio.wait_for(stopping, STOP_S)
+        except TimeoutError:
+            # Ray was in disorder before, and may not be waited for; its reaper ends its processes.
+            say("stopped, without Ray's good-bye")
+            shutil.rmtree(folder, ignore_errors=True)
+            sys.stderr.flush()
+            os._exit(0)
+    say("drained and stopped")
+
+
+def _on_signals(drain: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain)
+
+
+async def _run(
+    config: ServeConfig,
+    service: Service,
+    fleet: Fleet,
+    folder: Path,
+    url: str,
+    drain: Callable[[], None],
+) -> None:
+    """Starts the replicas, then looks after them and the checkpoint, until it is cancelled."""
+    watch = Watch(config.checkpoint)
+    release, shape = await asyncio.gather(
+        asyncio.to_thread(accept, config.checkpoint, folder), asyncio.to_thread(fleet.start_ray)
+    )
+    # Ray has put a handler of its own in our place, which prints a stack.
+    _on_signals(drain)
+    service.release = release
+    await asyncio.to_thread(fleet.deploy, shape)
+    service.replicas = shape.least
+    service.batcher = Batcher(
+        fleet.count,
+        lambda: service.replicas,
+        max_batch=shape.batch,
+        max_wait_s=config.batch_wait_ms / 1e3,
+        max_queue=config.max_queue,
+        observe=service.metrics.batches.observe,
+    )
+    service.metrics.serve(release.sha256)
+    if service.state == "starting":
+        service.state = "ready"
+        classes = f"{release.classes[0]} to {release.classes[-1]}"
+        say(
+            f"ready on {url}: counts {classes}, checkpoint {release.sha256[:12]}, replicas "
+            f"{shape.least}" + (f" to {shape.most}" if shape.most > shape.least else "")
+        )
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        with contextlib.suppress(Exception):
+            # Ray's controller may be starting again; it will answer at the next look.
+            service.replicas = await asyncio.to_thread(fleet.running)
+        service.batcher.pump()
+        if watch.changed():
+            await _take_in(config, service, folder)
+
+
+async def _take_in(config: ServeConfig, service: Service, folder: Path) -> None:
+    try:
+        release = await asyncio.to_thread(accept, config.checkpoint, folder)
+    except Exception as error:
+        # Whatever is wrong with it, what was served is served on.
+        service.metrics.releases.labels("refused").inc()
+        say(f"new checkpoint refused: {error}")
+        return
+    service.release = release
+    service.metrics.serve(release.sha256)
+    service.metrics.releases.labels("taken").inc()
+    say(f"new checkpoint {release.sha256[:12]} taken in")

@@ -1,0 +1,198 @@
+"""A trained checkpoint, and servers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bintally.photo import BadPhoto, check_photo
+from tests.conftest import REPOSITORY
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of a server."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Json:
+        return json.loads(self.body)
+
+    @property
+    def reason(self) -> str:
+        reason: str = self.json["error"]["reason"]
+        return reason
+
+
+class Server:
+    """`python -m serving` in a process of its own."""
+
+    def __init__(self, checkpoint: Path, log: Path, *options: object, **variables: str) -> None:
+        self.checkpoint = checkpoint
+        self._log = log
+        self._mark = uuid.uuid4().hex
+        command = [sys.executable, "-m", "serving", "--checkpoint", str(checkpoint), "--port", "0"]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [*command, *map(str, options)],
+                cwd=REPOSITORY,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **variables, "BINTALLY_TEST": self._mark},
+            )
+        self.port = int(self._wait_for("listening on http://127.0.0.1:").split(",")[0])
+
+    def _wait_for(self, words: str) -> str:
+        for _ in range(1200):
+            found = self.log.partition(words)[2]
+            if "\n" in found:
+                return found.split("\n")[0]
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise AssertionError(f"never said {words!r}: {self.log}")
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_until_ready(self) -> None:
+        self._wait_for("ready on ")
+
+    def wait_for_log(self, words: str) -> None:
+        self._wait_for(words)
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.ask("GET", path, None, headers)
+
+    def post(
+        self, body: bytes, content_type: str = "image/jpeg", query: str = "", **more: str
+    ) -> Reply:
+        headers = {
+            "Content-Type": content_type,
+            **{k.replace("_", "-"): v for k, v in more.items()},
+        }
+        return self.ask("POST", f"/invocations{query}", body, headers)
+
+    def ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, dict(headers))
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def replicas(self) -> list[int]:
+        """The process ids of this server's replicas, and of no other's."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                if (
+                    folder.name.isdigit()
+                    and (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica")
+                    and self._mark.encode() in (folder / "environ").read_bytes()
+                ):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+    def stop(self) -> int:
+        """Drains it; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="package")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Starts servers, and stops those that still run in the end."""
+    servers: list[Server] = []
+
+    def start(checkpoint: Path, *options: object, **variables: str) -> Server:
+        log = tmp_path_factory.mktemp("server") / "log"
+        servers.append(Server(checkpoint, log, *options, **variables))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def train(shards: Path, run: Path, seed: int) -> Path:
+    from training.config import FitConfig
+    from training.fit import fit
+
+    fit(
+        FitConfig(
+            str(shards),
+            run,
+            backbone="timm:test_resnet",
+            weights="none",
+            image_size=64,
+            epochs=1,
+            batch_size=16,
+            seed=seed,
+        )
+    )
+    return run / "best.pt"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that was trained a little."""
+    return train(shards, tmp_path_factory.mktemp("run"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one."""
+    return train(shards, tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="package")
+def server(checkpoint: Path, start_server: StartServer) -> Server:
+    """A server that tests share and leave as it is; of narrow limits, so that they are reached."""
+    server = start_server(
+        checkpoint,
+        *("--replicas", 1, "--max-megabytes", 2, "--max-photos", 8, "--max-queue", 16),
+        *("--max-megapixels", 1, "--timeout-s", 6),
+    )
+    server.wait_until_ready()
+    return server
+
+
+@pytest.fixture(scope="session")
+def photos(bucket: Path) -> list[bytes]:
+    """Some good photos."""
+    found = []
+    for path in sorted((bucket / "bin-images").iterdir()):
+        with contextlib.suppress(BadPhoto):
+            check_photo(path.read_bytes())
+            found.append(path.read_bytes())
+    return found[:20]
