@@ -266,7 +266,11 @@ def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
         ),
         Contestant("CPU engine, stored at 224", partial(ours, small, "cpu"), SMALL, "ours"),
         Contestant("DALI engine, stored at 224", partial(ours, small, "dali"), SMALL, "ours"),
-        Contestant("DALI's reader, stored at 224", partial(dali_reader, small), SMALL),
+        Contestant(
+            "DALI's reader, stored at 224",
+            partial(dali_reader, small, resize=False),
+            {**SMALL, "resize": "left out"},
+        ),
         Contestant(
             "CPU limit",
             partial(limit, workload),

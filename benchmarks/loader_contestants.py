@@ -157,8 +157,11 @@ def wds(workload: Workload) -> Measurement:
     return measure(workload, begin)
 
 
-def dali_reader(workload: Workload) -> Measurement:
-    """DALI's own reader of WebDataset shards, as its examples have it; mixed decode on a GPU."""
+def dali_reader(workload: Workload, resize: bool = True) -> Measurement:
+    """DALI's own reader of WebDataset shards, as its examples have it; mixed decode on a GPU.
+
+    Photos that have their size already need no `resize`.
+    """
     import torch
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
@@ -187,7 +190,8 @@ def dali_reader(workload: Workload) -> Measurement:
         images = fn.decoders.image(
             jpegs, device="mixed" if on_gpu else "cpu", output_type=types.RGB
         )
-        images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR)
+        if resize:
+            images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR)
         images = fn.crop_mirror_normalize(
             images,
             mirror=fn.random.coin_flip(probability=0.5),
