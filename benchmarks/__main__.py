@@ -81,10 +81,32 @@ class Training:
         return run(quick=self.quick, output=self.output, shards=self.shards)
 
 
-COMMANDS: dict[str, Callable[..., Loader | Sharding | Training]] = {
+@dataclass
+class Serving:
+    """Photos a second and latencies, from clients over HTTP to answers.
+
+    Ours beside FastAPI and PyTorch one request at a time, and beside the original's handler, at 1,
+    8 and 32 clients.
+    """
+
+    quick: bool = False
+    """Few seconds and rounds: shows that it works, and roughly how fast."""
+    output: Output = None
+    """Folder for serving.json and .md; else one of benchmarks/results, by hardware."""
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The model that is served; else EfficientNet-Lite0 with random weights."""
+
+    def run(self) -> int:
+        from benchmarks.serving import run
+
+        return run(quick=self.quick, output=self.output, checkpoint=self.checkpoint)
+
+
+COMMANDS: dict[str, Callable[..., Loader | Sharding | Training | Serving]] = {
     "loader": Loader,
     "sharding": Sharding,
     "training": Training,
+    "serving": Serving,
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, Command
 
-PACKAGES = ["sharding", "training", "benchmarks"]
+PACKAGES = ["sharding", "training", "serving", "benchmarks"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -59,6 +59,16 @@ def mistakes(tmp: Path) -> dict[str, tuple[list[object], int, str]]:
         "fit on an empty folder": ([*fit, empty], 2, "empty"),
         "evaluate what is no checkpoint": (
             ["training", "evaluate", "--shards", empty, "--checkpoint", fake],
+            2,
+            "not a checkpoint",
+        ),
+        "serve what is not there": (
+            ["serving", "--checkpoint", nothing],
+            2,
+            "no such file",
+        ),
+        "serve what is no checkpoint": (
+            ["serving", "--checkpoint", fake, "--port", "0"],
             2,
             "not a checkpoint",
         ),
