@@ -259,6 +259,7 @@ def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
                 "layout": "channels first",
             },
         ),
+        *(_on_gpu(workload) if on_gpu else ()),
         *(
             Contestant(peer.name, partial(peer.run, workload), peer.settings)
             for peer in PEERS
@@ -281,6 +282,31 @@ def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
                 "left_out": "order, flips, batches" + (", the copy to the GPU" if on_gpu else ""),
             },
             "limit",
+        ),
+    ]
+
+
+def _on_gpu(workload: Workload) -> list[Contestant]:
+    """What decides how fast DALI decodes: its threads, and the GPU's JPEG unit."""
+    numbers = [number for number in (1, 2, 4, 8, 16) if number < workload.num_workers]
+    return [
+        *(
+            Contestant(
+                f"DALI engine, {number} threads",
+                partial(ours, workload, "dali", threads=number),
+                {"threads": number},
+                "ours",
+            )
+            for number in numbers
+        ),
+        *(
+            Contestant(
+                f"DALI engine, JPEG unit {share:.0%}",
+                partial(ours, workload, "dali", hardware_share=share),
+                {"hw_decoder_load": str(share)},
+                "ours",
+            )
+            for share in (0.0, 1.0)
         ),
     ]
 

@@ -71,13 +71,19 @@ class Workload:
         return min(self.num_workers, len(self.tars))
 
 
-def ours(workload: Workload, engine_name: Literal["dali", "cpu"]) -> Measurement:
-    """Our loader, through the same calls as training."""
+def ours(
+    workload: Workload,
+    engine_name: Literal["dali", "cpu"],
+    threads: int | None = None,
+    hardware_share: float | None = None,
+) -> Measurement:
+    """Our loader, through the same calls as training; the last two are for DALI on a GPU."""
     import numpy as np
     import torch
 
     from bintally.places import open_place
     from sharding.dataset import read_dataset
+    from training.dali_engine import DaliEngine
     from training.engine import make_engine
     from training.loader import load
     from training.order import epoch_order, flips
@@ -96,7 +102,12 @@ def ours(workload: Workload, engine_name: Literal["dali", "cpu"]) -> Measurement
     def begin() -> Batches:
         place = open_place(workload.shards)
         samples = Samples(place, read_dataset(place), "train")
-        engine = make_engine(engine_name, PREPROCESSING, device, BATCH_SIZE)
+        if threads is None and hardware_share is None:
+            engine = make_engine(engine_name, PREPROCESSING, device, BATCH_SIZE)
+        else:
+            share = {} if hardware_share is None else {"hardware_share": hardware_share}
+            number = threads or workload.num_workers
+            engine = DaliEngine(PREPROCESSING, device, BATCH_SIZE, number, **share)
         order = epoch_order(len(samples), seed=0, epoch=0)
         batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
         mirrored = partial(flips, seed=0, epoch=0)
