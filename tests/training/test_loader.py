@@ -197,4 +197,4 @@ def test_the_catalog_knows_every_label(shards: Path) -> None:
         every = range(len(samples))
         assert samples.all_labels(CLASSES).tolist() == samples.labels(every, CLASSES)
         with pytest.raises(WorkError, match="is none of the classes"):
-            samples.all_labels(range(1, 6))
+            samples.all_labels([c for c in CLASSES if c != samples.count(0)])
