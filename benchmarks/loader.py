@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from benchmarks.loader_contestants import (
     wds,
 )
 from benchmarks.loader_limit import limit
+from benchmarks.loader_peers import PEERS
 from benchmarks.measure import Contestant, take_turns
 from benchmarks.plot import write_plot
 from benchmarks.results import Metric, Report, default_folder
@@ -35,7 +37,9 @@ LIBRARIES = (
     "webdataset",
     "pillow",
     "simplejpeg",
+    "numba",
     "numpy",
+    *sorted({peer.distribution for peer in PEERS}),
 )
 METRICS = (
     Metric("photos_per_s", "photos/s"),
@@ -59,8 +63,9 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
         scratch = Path(temporary)
         place = shards or _render(scratch, PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE)
-        workload = _prepare(place, scratch / "photos", "cuda" if environment.gpu else "cpu")
-        results = take_turns(_contestants(workload), num_rounds, task="loader")
+        workload = _prepare(place, scratch, "cuda" if environment.gpu else "cpu")
+        small = _store_small(workload, scratch / "small")
+        results = take_turns(_contestants(workload, small), num_rounds, task="loader")
         report = Report(
             name="loader",
             title="Loaders: from photos on disk to batches for the model",
@@ -107,15 +112,15 @@ def _render(scratch: Path, photos_per_core: int) -> str:
     synthesize(source, images=num_images, seed=0)
     options: dict[str, Any] = {"split": (1.0, 0.0, 0.0), "group": "none"}
     # webdataset deals whole shards to its workers: unequal ones would hold it up.
-    plan = make_plan(read_source(source, connections=8), Options(**options))
+    plan = make_plan(read_source(source, Processes(1), 8), Options(**options))
     num_photos = sum(len(shard.ids) for shard in plan.shards)
     options["shard_samples"] = -(-num_photos // (2 * num_cores))
     build(source, destination, Options(**options), distributor=Processes(1), connections=8)
     return str(destination)
 
 
-def _prepare(shards: str, photos: Path, device: Literal["cpu", "cuda"]) -> Workload:
-    """Unpacks the train split for ImageFolder."""
+def _prepare(shards: str, scratch: Path, device: Literal["cpu", "cuda"]) -> Workload:
+    """Unpacks the train split for ImageFolder, and writes what other peers read."""
     from bintally.places import open_place
     from sharding.dataset import read_dataset
     from training.samples import Samples
@@ -123,6 +128,7 @@ def _prepare(shards: str, photos: Path, device: Literal["cpu", "cuda"]) -> Workl
     place = open_place(shards)
     dataset = read_dataset(place)
     samples = Samples(place, dataset, "train")
+    photos = scratch / "photos"
     # Numbered by class: by its name alone, ImageFolder would put class 10 before class 2.
     for number in range(len(dataset.classes)):
         (photos / f"{number:03d}").mkdir(parents=True)
@@ -133,7 +139,7 @@ def _prepare(shards: str, photos: Path, device: Literal["cpu", "cuda"]) -> Workl
         path.write_bytes(samples.photo(index).tobytes())
     split = dataset.splits["train"]
     root = Path(shards).resolve()
-    return Workload(
+    workload = Workload(
         shards=root,
         tars=tuple(str(root / shard.path) for shard in split.shards),
         indexes=tuple(str(root / shard.index) for shard in split.shards),
@@ -142,15 +148,70 @@ def _prepare(shards: str, photos: Path, device: Literal["cpu", "cuda"]) -> Workl
         class_counts=tuple(split.class_counts[str(count)] for count in dataset.classes),
         device=device,
         num_workers=os.cpu_count() or 1,
+        scratch=scratch,
+    )
+    for peer in PEERS:
+        if peer.installed:
+            say(f"writing what {peer.name} reads")
+            peer.prepare(workload)
+    return workload
+
+
+def _store_small(workload: Workload, folder: Path) -> Workload:
+    """The same photos, order and shards, stored at the size that the model takes."""
+    from bintally.places import open_place
+    from sharding.dataset import CATALOG, DATASET, format_index, read_dataset
+    from sharding.photo import Resize, prepare_photo
+    from sharding.tar import TarBuilder
+    from training.samples import Samples
+
+    source, destination = open_place(workload.shards), open_place(folder)
+    dataset = read_dataset(source)
+    samples = Samples(source, dataset, "train")
+    size = PREPROCESSING.image_size
+    say(f"storing them at {size}×{size}")
+    shards = []
+    for number, shard in enumerate(dataset.splits["train"].shards):
+        tar = TarBuilder()
+        for index in (samples.shards == number).nonzero()[0].tolist():
+            photo = prepare_photo(samples.photo(index).tobytes(), Resize(size, size))
+            count = b"%d" % samples.count(index)
+            tar.add(samples.ids[index], [("jpg", photo.data), ("cls", count), ("json", b"{}")])
+        pieces = tar.finish()
+        destination.put(shard.path, *pieces)
+        destination.put(shard.index, format_index(tar.samples))
+        shards.append(replace(shard, bytes=sum(map(len, pieces))))
+    train = replace(dataset.splits["train"], shards=shards)
+    smaller = replace(dataset, splits={**dataset.splits, "train": train})
+    destination.put(CATALOG, source.get(CATALOG))
+    destination.put(DATASET, smaller.to_json())
+    return replace(
+        workload,
+        shards=folder,
+        tars=tuple(str(folder / shard.path) for shard in shards),
+        indexes=tuple(str(folder / shard.index) for shard in shards),
     )
 
 
-def _contestants(workload: Workload) -> list[Contestant]:
+def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
     on_gpu = workload.device == "cuda"
     workers = workload.num_workers
     decode = "mixed (GPU)" if on_gpu else "CPU"
     copied = {"to_the_gpu": "pinned memory, asynchronous copy"} if on_gpu else {}
     return [
+        Contestant(
+            "ours, CPU engine",
+            partial(ours, workload, "cpu"),
+            {
+                "decode": "simplejpeg (libjpeg-turbo), then one compiled pass",
+                "antialiased": True,
+                "threads": workers,
+                "order": "exact global permutation",
+                "layout": "channels last",
+                **({"to_the_gpu": "uint8, normalised there"} if on_gpu else {}),
+            },
+            "ours",
+        ),
         Contestant(
             "ours, DALI engine",
             partial(ours, workload, "dali"),
@@ -160,19 +221,6 @@ def _contestants(workload: Workload) -> list[Contestant]:
                 "threads": workers,
                 "order": "exact global permutation",
                 "layout": "channels last",
-            },
-            "ours",
-        ),
-        Contestant(
-            "ours, torch engine",
-            partial(ours, workload, "torch"),
-            {
-                "decode": "simplejpeg (libjpeg-turbo), full size",
-                "antialiased": True,
-                "threads": workers,
-                "order": "exact global permutation",
-                "layout": "channels last",
-                **({"to_the_gpu": "uint8, normalised there"} if on_gpu else {}),
             },
             "ours",
         ),
@@ -211,11 +259,19 @@ def _contestants(workload: Workload) -> list[Contestant]:
                 "layout": "channels first",
             },
         ),
+        *(
+            Contestant(peer.name, partial(peer.run, workload), peer.settings)
+            for peer in PEERS
+            if peer.installed and not on_gpu
+        ),
+        Contestant("CPU engine, stored at 224", partial(ours, small, "cpu"), SMALL, "ours"),
+        Contestant("DALI engine, stored at 224", partial(ours, small, "dali"), SMALL, "ours"),
+        Contestant("DALI's reader, stored at 224", partial(dali_reader, small), SMALL),
         Contestant(
             "CPU limit",
             partial(limit, workload),
             {
-                "decode": "simplejpeg (libjpeg-turbo), full size",
+                "decode": "the CPU engine's own calls",
                 "antialiased": True,
                 "processes": workers,
                 "left_out": "order, flips, batches" + (", the copy to the GPU" if on_gpu else ""),
@@ -223,6 +279,9 @@ def _contestants(workload: Workload) -> list[Contestant]:
             "limit",
         ),
     ]
+
+
+SMALL = {"shards": "made with --resize 224x224, JPEG quality 95"}
 
 
 def _describe(workload: Workload, rendered: bool) -> dict[str, Any]:
@@ -249,7 +308,7 @@ def _notes(workload: Workload) -> list[str]:
         "Peak memory: the process's peak, PyTorch itself included, and what its workers have to "
         "themselves towards the epoch's end.",
         "First batch: from the loader's making, with all imports done before.",
-        "CPU limit: what the torch engine does to a photo, in a bare loop in a process for each "
+        "CPU limit: what the CPU engine does to a photo, in a bare loop in a process for each "
         "core.",
     ]
     if workload.device == "cuda":

@@ -21,10 +21,21 @@ from training.preprocessing import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-    Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-    """Photos and their classes."""
+Batches = Iterator[tuple["torch.Tensor", "torch.Tensor"]]
+"""Photos and their classes."""
 
-__all__ = ["BATCH_SIZE", "PREPROCESSING", "Workload", "dali_reader", "image_folder", "ours", "wds"]
+__all__ = [
+    "BATCH_SIZE",
+    "PREPROCESSING",
+    "SHUFFLE_BUFFER",
+    "Workload",
+    "dali_reader",
+    "image_folder",
+    "measure",
+    "ours",
+    "to_device",
+    "wds",
+]
 
 BATCH_SIZE = 64
 SHUFFLE_BUFFER = 1000
@@ -47,6 +58,8 @@ class Workload:
     """Photos of each class."""
     device: Literal["cpu", "cuda"]
     num_workers: int
+    scratch: Path
+    """Where what a peer reads is written."""
 
     @property
     def num_photos(self) -> int:
@@ -58,7 +71,7 @@ class Workload:
         return min(self.num_workers, len(self.tars))
 
 
-def ours(workload: Workload, engine_name: Literal["dali", "torch"]) -> Measurement:
+def ours(workload: Workload, engine_name: Literal["dali", "cpu"]) -> Measurement:
     """Our loader, through the same calls as training."""
     import numpy as np
     import torch
@@ -70,10 +83,12 @@ def ours(workload: Workload, engine_name: Literal["dali", "torch"]) -> Measureme
     from training.order import epoch_order, flips
     from training.samples import Samples
 
+    # Nobody's imports are measured.
     if engine_name == "dali":
-        # Nobody's imports are measured.
         import nvidia.dali.fn
         import nvidia.dali.types  # noqa: F401
+    else:
+        import training.resize  # noqa: F401
 
     device = torch.device("cuda", 0) if workload.device == "cuda" else torch.device("cpu")
     delivered = []
@@ -89,7 +104,7 @@ def ours(workload: Workload, engine_name: Literal["dali", "torch"]) -> Measureme
             delivered.append(batch.indices)
             yield batch.images, batch.labels
 
-    measured = _measure(workload, begin)
+    measured = measure(workload, begin)
     if not np.array_equal(np.sort(np.concatenate(delivered)), np.arange(workload.num_photos)):
         raise WorkError("did not deliver each sample once")
     return measured
@@ -111,9 +126,9 @@ def image_folder(workload: Workload) -> Measurement:
             num_workers=workload.num_workers,
             pin_memory=workload.device == "cuda",
         )
-        return _to_device(iter(loader), workload)
+        return to_device(iter(loader), workload)
 
-    return _measure(workload, begin)
+    return measure(workload, begin)
 
 
 def wds(workload: Workload) -> Measurement:
@@ -137,9 +152,9 @@ def wds(workload: Workload) -> Measurement:
             num_workers=workload.num_wds_workers,
             pin_memory=workload.device == "cuda",
         )
-        return _to_device(iter(loader), workload)
+        return to_device(iter(loader), workload)
 
-    return _measure(workload, begin)
+    return measure(workload, begin)
 
 
 def dali_reader(workload: Workload) -> Measurement:
@@ -201,10 +216,10 @@ def dali_reader(workload: Workload) -> Measurement:
                 counts = torch.where(digit > 0, 10 * counts + digit - ord("0"), counts)
             yield batch["images"], table[counts].to(workload.device, non_blocking=True)
 
-    return _measure(workload, begin)
+    return measure(workload, begin)
 
 
-def _measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
+def measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
     """Runs an epoch. The clock starts before the loader is made, and its imports are done then.
 
     Raises `WorkError` where it did not deliver what it should have.
@@ -260,7 +275,8 @@ def _measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
     }
 
 
-def _to_device(batches: Batches, workload: Workload) -> Batches:
+def to_device(batches: Batches, workload: Workload) -> Batches:
+    """The batches on the device that the model would be on."""
     for images, classes in batches:
         yield (
             images.to(workload.device, non_blocking=True),

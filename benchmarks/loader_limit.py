@@ -1,7 +1,8 @@
 """What no loader on the CPU's cores can pass: the same work per photo, and nothing around it.
 
 A process for each core decodes, resizes and normalises photos that it takes from the page cache;
-no order, no batch that travels between processes, no output that is newly allocated.
+no order, no batch that travels between processes, no output that is newly allocated. The calls are
+the CPU engine's own.
 """
 
 from __future__ import annotations
@@ -63,29 +64,24 @@ def limit(workload: Workload) -> Measurement:
 def _work(shards: Path, taken: Any, start: Any, sender: Connection) -> None:
     """Sends how many photos this process has done, and in how many CPU seconds, and
     how many MiB it took."""
-    import simplejpeg
+    import numpy as np
     import torch
-    from torch.nn import functional
 
     from bintally.places import open_place
     from sharding.dataset import read_dataset
+    from training.cpu_engine import CpuEngine
     from training.samples import Samples
 
-    torch.set_num_threads(1)
     place = open_place(shards)
     samples = Samples(place, read_dataset(place), "train")
+    engine = CpuEngine(PREPROCESSING, torch.device("cpu"), threads=1)
     size = PREPROCESSING.image_size
-    mean, std = (torch.tensor(v).mul(255) for v in (PREPROCESSING.mean, PREPROCESSING.std))
-    scale, shift = 1 / std, -mean / std
-    batch = torch.empty((BATCH_SIZE, size, size, 3))
+    batch = np.empty((BATCH_SIZE, size, size * 3), np.float32)
+    no_flip = np.zeros(1, np.bool_)
 
     def process(index: int) -> None:
-        pixels = torch.from_numpy(simplejpeg.decode_jpeg(samples.photo(index), strict=True))
-        # Channels last and uint8: PyTorch has a fast path for just that.
-        nchw = pixels.permute(2, 0, 1).unsqueeze(0)
-        resized = functional.interpolate(nchw, (size, size), mode="bilinear", antialias=True)
-        normalised = batch[index % BATCH_SIZE]
-        normalised.copy_(resized[0].permute(1, 2, 0)).mul_(scale).add_(shift)
+        at = index % BATCH_SIZE
+        engine.make([samples.photo(index)], no_flip, batch[at : at + 1])
 
     for index in range(min(TAKEN_AT_ONCE, len(samples))):
         process(index)

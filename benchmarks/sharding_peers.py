@@ -50,8 +50,10 @@ def write_mds(output: Path, bucket: str) -> None:
             sink.write({"id": id_, "jpg": photo, "count": count, "json": metadata})
 
 
-def write_img2dataset(output: Path, urls: str, shard_samples: int, cores: int) -> None:
-    """img2dataset, told to keep the photos as they are."""
+def write_img2dataset(
+    output: Path, urls: str, shard_samples: int, cores: int, decode: bool
+) -> None:
+    """img2dataset, told to keep the photos' size: decoded and encoded again, or as they are."""
     import_module("img2dataset").download(
         url_list=urls,
         input_format="csv",
@@ -63,7 +65,8 @@ def write_img2dataset(output: Path, urls: str, shard_samples: int, cores: int) -
         thread_count=THREADS,
         number_sample_per_shard=shard_samples,
         resize_mode="no",
-        disable_all_reencoding=True,
+        disable_all_reencoding=not decode,
+        encode_quality=95,
         extract_exif=False,
         compute_hash=None,
         enable_wandb=False,
@@ -76,8 +79,9 @@ def main() -> None:
         write_webdataset(Path(output), bucket, int(shard_samples))
     elif kind == "mds":
         write_mds(Path(output), bucket)
-    elif kind == "img2dataset":
-        write_img2dataset(Path(output), urls, int(shard_samples), int(cores))
+    elif kind in ("img2dataset", "img2dataset-decoded"):
+        decode = kind == "img2dataset-decoded"
+        write_img2dataset(Path(output), urls, int(shard_samples), int(cores), decode)
     else:
         raise SystemExit(f"unknown peer: {kind}")
 

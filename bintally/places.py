@@ -71,8 +71,8 @@ class Place(ABC):
         return data
 
     @abstractmethod
-    def put(self, path: str, data: bytes) -> None:
-        """Writes an object, or replaces it, whole."""
+    def put(self, path: str, *pieces: bytes) -> None:
+        """Writes an object, or replaces it, whole: what the pieces hold one after the other."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -97,14 +97,14 @@ def open_place(url: str | os.PathLike[str], *, anonymous: bool = False) -> Place
     return Folder(Path(text))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, *pieces: bytes) -> None:
     """Writes a file that appears complete or not at all, making its folder where it is missing."""
     # Two processes may write the same file; neither may rename what the other is still writing.
     aside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             # Without it, a power cut after the rename can leave a complete name on an empty file.
             os.fsync(file.fileno())
@@ -163,8 +163,8 @@ class Folder(Place):
         except OSError as error:
             raise WorkError(f"{self.root / path}: cannot be read: {error.strerror}") from error
 
-    def put(self, path: str, data: bytes) -> None:
-        write_atomically(self.root / path, data)
+    def put(self, path: str, *pieces: bytes) -> None:
+        write_atomically(self.root / path, *pieces)
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from bintally.command import UsageError, WorkError
 from bintally.places import Entry, ObjectChanged, Place
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import S3Config, S3Store
 
 __all__ = ["S3Prefix"]
 
@@ -96,12 +96,26 @@ class S3Prefix(Place):
         self.anonymous = anonymous
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process opens connections, and finds the server's pace, by itself.
+        # Another process opens connections, and finds the server's pace, by itself. Endpoint and
+        # region, which are looked up for a quarter of a second, go along; credentials never do.
         return {k: v for k, v in self.__dict__.items() if k not in ("_store", "_pace")}
 
     @cached_property
     def _pace(self) -> Pace:
         return Pace()
+
+    @cached_property
+    def _endpoint(self) -> tuple[str, str]:
+        """The URL and the region that the environment and the profile ask for."""
+        import boto3
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            session = boto3.Session()
+            meta = session.client("s3", region_name=session.region_name or "us-east-1").meta
+        except BotoCoreError as error:
+            raise self._bad_settings(error) from error
+        return meta.endpoint_url, meta.region_name
 
     @cached_property
     def _store(self) -> S3Store:
@@ -110,25 +124,24 @@ class S3Prefix(Place):
         from obstore.auth.boto3 import Boto3CredentialProvider
         from obstore.store import S3Store
 
+        endpoint, region = self._endpoint
         try:
             session = boto3.Session()
-            # A client knows the endpoint and the region that the environment and profile ask for.
-            meta = session.client("s3", region_name=session.region_name or "us-east-1").meta
             credentials = None if self.anonymous else session.get_credentials()
         except BotoCoreError as error:
-            raise UsageError(f"{self.url}: the AWS settings do not work: {error}") from error
+            raise self._bad_settings(error) from error
         if credentials is None and not self.anonymous:
             raise UsageError(
                 f"{self.url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or pass --anonymous for a public bucket"
             )
-        endpoint = meta.endpoint_url
+        config: S3Config = {"region": region, "skip_signature": self.anonymous}
+        if not endpoint.endswith(".amazonaws.com"):
+            config["endpoint"] = endpoint
         return S3Store(
             self.bucket,
             prefix=self.prefix or None,
-            region=meta.region_name,
-            **({} if endpoint.endswith(".amazonaws.com") else {"endpoint": endpoint}),
-            skip_signature=self.anonymous,
+            config=config,
             credential_provider=None if self.anonymous else Boto3CredentialProvider(session),
             client_options={
                 "allow_http": endpoint.startswith("http://"),
@@ -138,6 +151,9 @@ class S3Prefix(Place):
             },
             retry_config={"max_retries": 0},
         )
+
+    def _bad_settings(self, error: Exception) -> UsageError:
+        return UsageError(f"{self.url}: the AWS settings do not work: {error}")
 
     def check(self) -> None:
         # A wrong address should say so in seconds.
@@ -198,8 +214,8 @@ class S3Prefix(Place):
                 continue
         raise ObjectChanged(entry.path)
 
-    def put(self, path: str, data: bytes) -> None:
-        self._persist(lambda: self._store.put(path, data), path)
+    def put(self, path: str, *pieces: bytes) -> None:
+        self._persist(lambda: self._store.put(path, pieces), path)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -63,9 +63,14 @@ class Build:
     """Send unsigned requests to the source, as a public bucket wants them."""
 
     def execute(self) -> int:
+        import gc
+
         from bintally.places import open_place
         from sharding.build import build
         from sharding.distribute import Processes, RayCluster
+
+        # A catalog is millions of objects and not one cycle: no use in looking for them.
+        gc.disable()
 
         if min(self.workers, self.connections) < 1:
             raise UsageError("--workers and --connections must be at least 1")

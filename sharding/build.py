@@ -54,7 +54,7 @@ def build(
     """
     options.check()
     _refuse_foreign(destination)
-    catalog = read_source(source, connections)
+    catalog = read_source(source, distributor, connections)
     plan = make_plan(catalog, options)
     existing = _existing_dataset(destination, catalog, plan, options)
     if existing is not None:
@@ -77,6 +77,8 @@ def build(
         for shard in plan.shards
         if shard.path not in records
     ]
+    # The small ones, of which each split has one, fill in at the end.
+    jobs.sort(key=lambda job: -len(job.shard.ids))
     total = sum(len(shard.ids) for shard in plan.shards)
     with Progress("shards", total, "photos") as progress:
         progress.update(total - sum(len(job.shard.ids) for job in jobs))

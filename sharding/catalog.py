@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError
-from bintally.places import Entry, ObjectChanged, Place
+from bintally.places import Entry, Place
 from bintally.progress import Progress
-from sharding.metadata import BadMetadata, parse_metadata
+from sharding.distribute import Distributor
 from sharding.metadata_cache import CHUNK, read_chunk, write_chunk
+from sharding.metadata_job import MetadataJob, ParsedMetadata
 from sharding.tar import LONGEST_ID
 
 if TYPE_CHECKING:
@@ -126,8 +126,10 @@ def _schema() -> pa.Schema:
     )
 
 
-def read_source(source: Place, connections: int) -> Catalog:
+def read_source(source: Place, distributor: Distributor, connections: int) -> Catalog:
     """Lists a bucket in ABID's layout and reads all of its metadata.
+
+    `distributor` runs the jobs that read, with `connections` requests in flight in all.
 
     Raises `UsageError` where the source is not there or holds no photos.
     """
@@ -156,18 +158,20 @@ def read_source(source: Place, connections: int) -> Catalog:
 
     catalog = Catalog([row for _, row in sorted(rows.items())], {}, {}, photos)
     digest = hashlib.sha256()
-    for row, data in _read_metadata(source, catalog.rows, metadata, connections):
-        if data is None:
+    paired = [row for row in catalog.rows if row.status == "sharded"]
+    entries = [metadata[row.id] for row in paired]
+    found = _read_metadata(source, entries, distributor, connections)
+    for row, entry in zip(paired, entries, strict=True):
+        parsed = found[entry.path]
+        if parsed is None:
             row.put_aside("orphan-image", f"{METADATA}/{row.id}.json vanished while reading")
             continue
-        digest.update(hashlib.sha256(data).digest())
-        try:
-            known = parse_metadata(data)
-        except BadMetadata as error:
-            row.put_aside("quarantined", str(error))
+        digest.update(parsed.sha256)
+        if parsed.reason is not None:
+            row.put_aside("quarantined", parsed.reason)
         else:
-            row.count, row.skus = known.count, known.skus
-            catalog.metadata[row.id] = zlib.compress(data, 1)
+            row.count, row.skus = parsed.count, parsed.skus
+            catalog.metadata[row.id] = parsed.data
     for row in catalog.rows:
         digest.update(f"{row.id} {row.bytes} {row.status}\n".encode())
     catalog.source = {
@@ -179,34 +183,29 @@ def read_source(source: Place, connections: int) -> Catalog:
 
 
 def _read_metadata(
-    source: Place, rows: Sequence[Row], listed: Mapping[str, Entry], connections: int
-) -> Iterator[tuple[Row, bytes | None]]:
-    """The metadata file of every row that may be sharded, in the rows' order."""
-
-    def fetch(entry: Entry) -> bytes | None:
-        try:
-            return source.fetch(entry)
-        except (FileNotFoundError, ObjectChanged):
-            return None
-
-    paired = [row for row in rows if row.status == "sharded"]
-    with (
-        ThreadPoolExecutor(connections) as pool,
-        Progress("metadata", len(paired), "files") as progress,
-    ):
-        for start in range(0, len(paired), CHUNK):
-            chunk = paired[start : start + CHUNK]
-            entries = [listed[row.id] for row in chunk]
-            known: Mapping[str, bytes | None] | None = read_chunk(entries)
-            if known is None:
-                paths = [entry.path for entry in entries]
-                known = dict(zip(paths, pool.map(fetch, entries), strict=True))
-                whole = {path: data for path, data in known.items() if data is not None}
-                if len(whole) == len(known):
-                    write_chunk(entries, whole)
-            for row, entry in zip(chunk, entries, strict=True):
-                yield row, known[entry.path]
+    source: Place, entries: Sequence[Entry], distributor: Distributor, connections: int
+) -> dict[str, ParsedMetadata | None]:
+    """What metadata files hold, by path: what was kept is taken, the rest fetched and kept."""
+    found: dict[str, ParsedMetadata | None] = {}
+    missing = []
+    with Progress("metadata", len(entries), "files") as progress:
+        for start in range(0, len(entries), CHUNK):
+            chunk = entries[start : start + CHUNK]
+            kept = read_chunk(chunk)
+            if kept is None:
+                missing.append(chunk)
+            else:
+                found.update((parsed.path, parsed) for parsed in kept)
+                progress.update(len(chunk))
+        at_a_time = min(distributor.workers, max(1, len(missing)))
+        jobs = [MetadataJob(source, chunk, max(1, connections // at_a_time)) for chunk in missing]
+        for chunk, answers in distributor.run(jobs):
+            whole = [parsed for parsed in answers if parsed is not None]
+            if len(whole) == len(chunk):
+                write_chunk(chunk, whole)
+            found.update((e.path, parsed) for e, parsed in zip(chunk, answers, strict=True))
             progress.update(len(chunk))
+    return found
 
 
 def _list_ids(source: Place, folder: str, suffix: str) -> tuple[dict[str, Entry], dict[str, Entry]]:

@@ -1,52 +1,72 @@
 """Metadata that was read once is kept: another build of the same bucket fetches none of it again.
 
-The files lie in the user's cache folder, one for some thousands of metadata objects, and are named
-by a digest of the objects' names, sizes and versions (ETags, or times of modification): what has
-changed is read again, and nothing has to be told. All of ABID's takes about 400 MB.
+The files lie in the user's cache folder, one for a thousand metadata objects, and are named by a
+digest of the objects' names, sizes and versions (ETags, or times of modification): what has changed
+is read again, and nothing has to be told. All of ABID's takes about 400 MB.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from bintally.cache import cache_folder
 from bintally.places import Entry, write_atomically
+from sharding.metadata_job import ParsedMetadata
 
 __all__ = ["CHUNK", "read_chunk", "write_chunk"]
 
-CHUNK = 4096
+CHUNK = 1024
 """Objects in a file."""
+
+FORMAT = "2"
+"""To be changed with the columns, or with what `parse_metadata` makes of a file."""
 
 
 def _file(entries: Sequence[Entry]) -> Path:
     listing = "".join(f"{e.path} {e.size_bytes} {e.version}\n" for e in entries)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    digest = hashlib.sha256(f"{FORMAT}\n{listing}".encode()).hexdigest()
     return cache_folder() / "metadata" / f"{digest}.parquet"
 
 
-def read_chunk(entries: Sequence[Entry]) -> dict[str, bytes] | None:
-    """The bytes of the listed objects by path, or None if they have not been kept."""
+def read_chunk(entries: Sequence[Entry]) -> list[ParsedMetadata] | None:
+    """What the listed objects hold, in their order, or None if they have not been kept."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(_file(entries))
+        columns = [table[field.name].to_pylist() for field in fields(ParsedMetadata)]
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, KeyError, pa.ArrowInvalid):
         return None  # Damaged; it will be replaced.
-    return dict(zip(table["path"].to_pylist(), table["data"].to_pylist(), strict=True))
+    return [
+        ParsedMetadata(path, count, None if skus is None else tuple(skus), *rest)
+        for path, count, skus, *rest in zip(*columns, strict=True)
+    ]
 
 
-def write_chunk(entries: Sequence[Entry], data: Mapping[str, bytes]) -> None:
-    """Keeps the bytes of the listed objects, by path."""
+def write_chunk(entries: Sequence[Entry], parsed: Sequence[ParsedMetadata]) -> None:
+    """Keeps what the listed objects hold."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    schema = pa.schema(
+        [
+            ("path", pa.string()),
+            ("count", pa.int64()),
+            ("skus", pa.list_(pa.string())),
+            ("reason", pa.string()),
+            ("sha256", pa.binary()),
+            ("data", pa.binary()),
+        ]
+    )
+    columns = {name: [getattr(item, name) for item in parsed] for name in schema.names}
     sink = io.BytesIO()
-    table = pa.table({"path": list(data), "data": list(data.values())})
-    pq.write_table(table, sink, compression="zstd")
+    # The data, which are nearly all of it, are compressed already.
+    pq.write_table(pa.table(columns, schema), sink, compression="none", use_dictionary=False)
     write_atomically(_file(entries), sink.getvalue())

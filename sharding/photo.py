@@ -11,11 +11,13 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
 __all__ = ["BadPhoto", "Photo", "Resize", "check_photo", "prepare_photo"]
@@ -77,6 +79,14 @@ def check_photo(data: bytes) -> tuple[int, int, str]:
 
     Raises `BadPhoto` with the reason that the catalog then gives.
     """
+    width, height, colorspace = _read_header(data)
+    # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
+    shown = "CMYK" if colorspace in CMYK else "GRAY"
+    _decode_strictly(data, colorspace=shown, min_height=1, min_width=1)
+    return width, height, colorspace
+
+
+def _read_header(data: bytes) -> tuple[int, int, str]:
     import simplejpeg
 
     if not data:
@@ -89,13 +99,17 @@ def check_photo(data: bytes) -> tuple[int, int, str]:
         raise BadPhoto(f"photo has a damaged header: {error}") from error
     if width * height > MAX_PIXELS:
         raise BadPhoto(f"photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
+    return width, height, colorspace
+
+
+def _decode_strictly(data: bytes, **how: Any) -> NDArray[np.uint8]:
+    import simplejpeg
+
     try:
-        # All of the entropy-coded data is read at any scale; one pixel for 64 is the cheapest.
-        shown = "CMYK" if colorspace in CMYK else "GRAY"
-        simplejpeg.decode_jpeg(data, colorspace=shown, min_height=1, min_width=1, strict=True)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
     except ValueError as error:
         raise BadPhoto(f"photo does not decode: {error}") from error
-    return width, height, colorspace
+    return pixels
 
 
 CMYK = ("CMYK", "YCCK")
@@ -106,25 +120,55 @@ def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
 
     Raises `BadPhoto` as `check_photo` does.
     """
-    width, height, colorspace = check_photo(data)
+    from PIL import Image
+
+    width, height, colorspace = _read_header(data)
     notes = []
     if colorspace == "Gray":
         notes.append("grey, stored as RGB")
     elif colorspace in CMYK:
         notes.append(f"{colorspace}, stored as RGB")
     # Most photos have no EXIF at all, and need no second look.
-    turned = b"Exif\0\0" in data[:65_536] and _orientation(data) != 1
-    if turned:
+    if _has_exif(data) and _orientation(data) != 1:
         notes.append("rotated as its EXIF says")
-    if not notes and resize is None:
-        return Photo(data, width, height, None)
-    upright = _decode(data)
+    if notes or resize is None:
+        check_photo(data)
+        if not notes:
+            return Photo(data, width, height, None)
+        upright = _decode(data)
+    else:
+        # To decode it whole is to check it.
+        upright = Image.fromarray(_decode_strictly(data))
     width, height = upright.size
     if resize is not None:
         upright = _resized(upright, resize.of(width, height))
-    sink = io.BytesIO()
-    upright.save(sink, "JPEG", quality=QUALITY, subsampling="4:2:0")
-    return Photo(sink.getvalue(), width, height, "; ".join(notes) or None)
+    return Photo(_encode(upright), width, height, "; ".join(notes) or None)
+
+
+def _encode(photo: Image.Image) -> bytes:
+    import numpy as np
+    import simplejpeg
+
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.asarray(photo), quality=QUALITY, colorsubsampling="420", fastdct=False
+    )
+    return encoded
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether one of the segments before the first scan of a whole JPEG holds EXIF data."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
+        if data[at + 1] == 0xFF:  # A marker may have any number of these before it.
+            at += 1
+            continue
+        if data.startswith(b"Exif\0\0", at + 4):
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+START_OF_SCAN = 0xDA
 
 
 def _orientation(data: bytes) -> int:

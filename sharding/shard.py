@@ -11,7 +11,6 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from bintally.places import Entry, ObjectChanged, Place
@@ -20,27 +19,12 @@ from sharding.metadata import parse_metadata
 from sharding.photo import BadPhoto, Photo, Resize, prepare_photo
 from sharding.plan import PlannedShard
 from sharding.tar import TarBuilder
+from sharding.threads import map_in_threads
 
-__all__ = ["RECORDS", "ShardJob", "ShardRecord", "Written", "record_path", "run_job"]
+__all__ = ["RECORDS", "ShardJob", "ShardRecord", "Written", "record_path"]
 
 RECORDS = ".build"
 """Where an unfinished build keeps what it needs to go on; gone when the dataset is complete."""
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """A shard to write, whole and by itself."""
-
-    shard: PlannedShard
-    photos: Mapping[str, Entry]
-    """Its photos by id, as they were listed."""
-    metadata: Mapping[str, bytes]
-    """The zlib-compressed JSON of its ids."""
-    source: Place
-    destination: Place
-    connections: int
-    """Requests in flight."""
-    resize: Resize | None
 
 
 @dataclass(frozen=True)
@@ -79,48 +63,67 @@ def record_path(shard: PlannedShard) -> str:
     return f"{RECORDS}/{shard.path.rpartition('/')[2].removesuffix('.tar')}.json"
 
 
-def run_job(job: ShardJob) -> ShardRecord:
-    """Writes the tar, then its index, then the record that says both are there."""
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to write, whole and by itself."""
 
-    def fetch(id_: str) -> Photo | str:
-        entry = job.photos[id_]
+    shard: PlannedShard
+    photos: Mapping[str, Entry]
+    """Its photos by id, as they were listed."""
+    metadata: Mapping[str, bytes]
+    """The zlib-compressed JSON of its ids."""
+    source: Place
+    destination: Place
+    connections: int
+    """Requests in flight."""
+    resize: Resize | None
+
+    def run(self) -> ShardRecord:
+        """Writes the tar, then its index, then the record that says both are there."""
+        tar = TarBuilder()
+        written, quarantined, counts = [], {}, Counter[int]()
+        photos = map_in_threads(self._fetch, self.shard.ids, self.connections)
+        for id_, photo in zip(self.shard.ids, photos, strict=True):
+            if isinstance(photo, str):
+                quarantined[id_] = photo
+                continue
+            metadata = zlib.decompress(self.metadata[id_])
+            count = parse_metadata(metadata).count
+            files = [("jpg", photo.data), ("cls", b"%d" % count), ("json", metadata)]
+            crc = tar.add(id_, files)
+            written.append(Written(id_, photo.width, photo.height, crc, photo.note))
+            counts[count] += 1
+
+        pieces = tar.finish()
+        sha256 = hashlib.sha256()
+        for piece in pieces:
+            sha256.update(piece)
+        record = ShardRecord(
+            Shard(
+                self.shard.path,
+                self.shard.index,
+                len(written),
+                sum(map(len, pieces)),
+                sha256.hexdigest(),
+                {str(count): counts[count] for count in sorted(counts)},
+            ),
+            written,
+            quarantined,
+        )
+        if written:  # An empty tar is no use to any reader.
+            self.destination.put(self.shard.path, *pieces)
+            self.destination.put(self.shard.index, format_index(tar.samples))
+        self.destination.put(record_path(self.shard), record.to_json())
+        return record
+
+    def _fetch(self, id_: str) -> Photo | str:
+        """A photo fit for the shard, or the reason why it is not."""
+        entry = self.photos[id_]
         try:
-            return prepare_photo(job.source.fetch(entry), job.resize)
+            return prepare_photo(self.source.fetch(entry), self.resize)
         except FileNotFoundError:
             return f"{entry.path} vanished before it was fetched"
         except ObjectChanged:
             return f"{entry.path} changed before it was fetched"
         except BadPhoto as error:
             return str(error)
-
-    tar = TarBuilder()
-    written, quarantined, counts = [], {}, Counter[int]()
-    with ThreadPoolExecutor(job.connections) as pool:
-        for id_, photo in zip(job.shard.ids, pool.map(fetch, job.shard.ids), strict=True):
-            if isinstance(photo, str):
-                quarantined[id_] = photo
-                continue
-            metadata = zlib.decompress(job.metadata[id_])
-            count = parse_metadata(metadata).count
-            crc = tar.add(id_, [("jpg", photo.data), ("cls", b"%d" % count), ("json", metadata)])
-            written.append(Written(id_, photo.width, photo.height, crc, photo.note))
-            counts[count] += 1
-
-    data = tar.finish()
-    record = ShardRecord(
-        Shard(
-            job.shard.path,
-            job.shard.index,
-            len(written),
-            len(data),
-            hashlib.sha256(data).hexdigest(),
-            {str(count): counts[count] for count in sorted(counts)},
-        ),
-        written,
-        quarantined,
-    )
-    if written:  # An empty tar is no use to any reader.
-        job.destination.put(job.shard.path, data)
-        job.destination.put(job.shard.index, format_index(tar.samples))
-    job.destination.put(record_path(job.shard), record.to_json())
-    return record

@@ -17,6 +17,7 @@ __all__ = [
     "EngineName",
     "FitConfig",
     "LossName",
+    "OnBadSample",
     "OptimizerName",
     "PrecisionName",
     "RuleName",
@@ -25,8 +26,9 @@ __all__ = [
 ]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-EngineName = Literal["auto", "dali", "torch"]
+EngineName = Literal["auto", "dali", "cpu"]
 LossName = Literal["cross-entropy", "ordinal"]
+OnBadSample = Literal["stop", "skip"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 RuleName = Literal[
@@ -52,7 +54,7 @@ class FitConfig:
     """Settings of `fit`."""
 
     shards: str
-    """The dataset: a folder that `python -m sharding build` made."""
+    """The dataset: what `python -m sharding build` made, a folder or s3://BUCKET/PREFIX."""
     run: Path
     """Folder of this run: checkpoints, metrics, report."""
     resume: bool = False
@@ -93,6 +95,8 @@ class FitConfig:
     """ordinal knows that 3 is nearer to 4 than to 0."""
     label_smoothing: float = 0.0
     """Share of a label's weight that all counts divide."""
+    balanced_order: bool = False
+    """Show every count equally often, the photos of rare ones several times in an epoch."""
     balance_classes: bool = False
     """Weight the loss so that every count matters alike, however rare it is."""
     ema: float = 0.0
@@ -120,8 +124,14 @@ class FitConfig:
     """Rules that end the run after an epoch in which they find an issue."""
     profile: bool = False
     """Write trace.json, PyTorch's profile of a few steps of the first epoch, for a trace viewer."""
+    cache: Path | None = None
+    """Folder for shards that are read from S3; needed for --shards s3://…"""
+    cache_gib: float = 0.0
+    """Most that it may take; 0 sets no limit."""
+    on_bad_sample: OnBadSample = "stop"
+    """What to do about a photo that does not decode: stop, or skip to the next of its shard."""
     engine: EngineName = "auto"
-    """What decodes: NVIDIA DALI, or PyTorch on the CPU. auto is DALI where it is installed."""
+    """What decodes: NVIDIA DALI, or the CPU. auto is DALI on a GPU, where it is installed."""
     device: DeviceName = "auto"
 
     def check(self) -> None:
@@ -176,6 +186,7 @@ LEAST = {
     "warmup_epochs": 0,
     "freeze_epochs": 0,
     "patience": 0,
+    "cache_gib": 0,
     "checkpoint_every_steps": 0,
     "checkpoint_every_minutes": 0,
 }
@@ -187,6 +198,7 @@ WHERE_AND_HOW = {
     "resume",
     "preset",
     "cache_features",
+    "cache",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
     "mirror",

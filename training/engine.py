@@ -1,7 +1,8 @@
 """Engines turn JPEG bytes into the model's input; all give the same pixels.
 
-`dali` decodes, resizes, flips and normalises with NVIDIA DALI, on the GPU where there is one;
-`torch` does so on the CPU with what runs everywhere (libjpeg-turbo and PyTorch).
+`dali` decodes, resizes, flips and normalises with NVIDIA DALI, on the GPU where there is one; `cpu`
+does so with what runs everywhere (libjpeg-turbo and a compiled pass), and faster than DALI's CPU
+operators.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ class Engine(Protocol):
 def make_engine(
     name: EngineName, preprocessing: Preprocessing, device: torch.device, batch_size: int
 ) -> Engine:
-    """The engine called `name`; `auto` is DALI where it is installed."""
+    """The engine called `name`; `auto` is DALI on a GPU, where it is installed, and `cpu` else."""
     installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     if name == "auto":
-        name = "dali" if installed else "torch"
+        name = "dali" if installed and device.type == "cuda" else "cpu"
     # Ranks of one machine share its cores.
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = max(1, (os.cpu_count() or 1) // ranks)
     if name == "dali":
         if not installed:
-            raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine torch")
+            raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")
         from training.dali_engine import DaliEngine
 
         return DaliEngine(preprocessing, device, batch_size, threads)
-    from training.torch_engine import TorchEngine
+    from training.cpu_engine import CpuEngine
 
-    return TorchEngine(preprocessing, device, threads)
+    return CpuEngine(preprocessing, device, threads)
 
 
 def first_undecodable(photos: Photos) -> int | None:

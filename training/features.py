@@ -101,7 +101,7 @@ def compute_features(
     them as often, and may raise to end the work; what is done by then is kept.
     """
     file = folder / f"{samples.split}-{views}.npy"
-    labels = np.array(samples.labels(range(len(samples)), classes), np.int64)
+    labels = np.searchsorted(np.array(classes), samples.all_counts())
     chunks = [
         _Chunk(folder / f"{file.stem}-{number:06d}.npy", start, min(start + CHUNK, len(samples)))
         for number, start in enumerate(range(0, len(samples), CHUNK))
@@ -179,7 +179,8 @@ def _compute(
         torch.inference_mode(),
         torch.autocast(device.type, precision, enabled=precision != torch.float32),
     ):
-        for batch in load(samples, classes, engine, chunk.batches()):
+        order = np.arange(chunk.start, chunk.stop)
+        for batch in load(samples, classes, engine, chunk.batches(), whole_order=order):
             # Decoded once: mirroring comes last in every engine, so it gives the same pixels here.
             seen = [batch.images, batch.images.flip(3)][:views]
             parts.append(torch.stack([backbone(images).float() for images in seen]))

@@ -18,10 +18,10 @@ from torch import nn
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from bintally.progress import say
-from sharding.dataset import Dataset, read_dataset
-from training.checkpoint import Checkpoint, read_checkpoint
+from training.checkpoint import Checkpoint
 from training.checkpoint_writer import CheckpointWriter
 from training.config import FitConfig, precision_type
+from training.data import Data, open_data
 from training.distributed import Process, joined
 from training.engine import Engine, make_engine
 from training.features import BATCH_SIZE, compute_features, features_folder
@@ -30,21 +30,17 @@ from training.inputs import FeatureInputs, Inputs, PhotoInputs
 from training.loop import Loop, Position, Step, Watcher
 from training.metrics import most_frequent_count
 from training.model import CountNet, build_model
-from training.order import epoch_order, training_batches
+from training.order import training_batches
 from training.preprocessing import Preprocessing
 from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
 from training.resumption import find_earlier, read_together
-from training.samples import Samples
-from training.survival import Diverged, Survival, Terminated, termination
+from training.survival import Diverged, Survival, Terminated, explain, termination
 from training.watching import Watch
 
 __all__ = ["Fitted", "OnEpoch", "fit"]
 
 OnEpoch = Callable[[dict[str, Any]], bool]
 """Is given an epoch's line of `metrics.jsonl` (on the first process); True ends the run."""
-
-NAMED_IDS = 12
-"""Photos of a batch that an error names."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     there already, `WorkError` where the data turn out to be damaged or the loss goes astray.
     """
     config.check()
-    place = open_place(config.shards)
-    dataset = read_dataset(place)
-    train = Samples(place, dataset, "train")
-    validation = Samples(place, dataset, "validation")
-    if len(train) < config.batch_size:
-        raise UsageError(
-            f"--batch-size {config.batch_size}: the train split has only {len(train)} samples"
-        )
+    data = open_data(config)
     with joined(config.device) as process, termination() as requested:
         if process.world_size * config.accumulate > config.batch_size:
             raise UsageError(
@@ -83,10 +72,10 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
                 f"{process.world_size} processes × {config.accumulate} parts"
             )
         survival = Survival(
-            process, requested, len(dataset.classes), config.checkpoint_every_minutes
+            process, requested, len(data.dataset.classes), config.checkpoint_every_minutes
         )
         try:
-            run = _Run(config, dataset, train, validation, process, survival, on_epoch)
+            run = _Run(config, data, process, survival, on_epoch)
             return run.execute()
         except Terminated:
             if process.is_first:
@@ -102,20 +91,18 @@ class _Run(Watcher):
     def __init__(
         self,
         config: FitConfig,
-        dataset: Dataset,
-        train: Samples,
-        validation: Samples,
+        data: Data,
         process: Process,
         survival: Survival,
         on_epoch: OnEpoch | None,
     ) -> None:
-        self.config, self.dataset, self.process = config, dataset, process
-        self.train, self.validation = train, validation
+        self.config, self.process = config, process
+        self.dataset, self.train, self.validation = data.dataset, data.train, data.validation
         self.survival, self.on_epoch = survival, on_epoch
         self.began = time.monotonic()
         mirror = None if config.mirror is None else open_place(config.mirror)
         self.writer = CheckpointWriter(open_place(config.run), mirror)
-        earlier = find_earlier(config, dataset.sha256, process)
+        earlier = find_earlier(config, self.dataset.sha256, process)
         self.model, self.preprocessing = self._build(earlier)
         largest = max(config.batch_size, BATCH_SIZE if config.uses_features else 0)
         self.engine: Engine = make_engine(
@@ -124,7 +111,7 @@ class _Run(Watcher):
         self.precision = precision_type(config.precision, process.device)
         self._announce()
         self.loop = self._make_loop(earlier)
-        counts = dataset.splits["train"].class_counts
+        counts = self.dataset.splits["train"].class_counts
         self.watch: Watch | None = None
         if process.is_first:
             self.watch = Watch(config, self.model, counts, process, self.began)
@@ -257,7 +244,8 @@ class _Run(Watcher):
         )
         # Work, and no part of the start that a rule looks at.
         self.began += time.monotonic() - asked
-        return FeatureInputs(self.config, train, validation, self.process, self.precision)
+        windows = self.train.windows
+        return FeatureInputs(self.config, train, validation, self.process, self.precision, windows)
 
     def _train_epoch(self) -> None:
         """An epoch, its validation, and the checkpoints after it."""
@@ -329,24 +317,12 @@ class _Run(Watcher):
         self.process.wait()
 
     def _explained(self, error: Diverged) -> WorkError:
-        """What is to be known of a loss that went astray."""
-        loop, config = self.loop, self.config
+        loop = self.loop
         self.writer.flush()
         epoch, step = divmod(error.number, loop.steps)
-        order = epoch_order(len(self.train), config.seed, epoch)
-        ids = [self.train.ids[i] for i in next(training_batches(order, config.batch_size, step))]
-        named = ", ".join(ids[:NAMED_IDS])
-        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-        loss = "not finite or far too high" if error.loss is None else f"{error.loss:.4g}"
-        last = config.run / LAST
-        kept = "there is no checkpoint yet"
-        if last.exists():
-            good, _ = read_checkpoint(last)
-            kept = f"the last good checkpoint is {last} (epoch {good.epoch}, step {good.step})"
-        return WorkError(
-            f"epoch {epoch + 1}, step {step + 1}: the loss is {loss}; the batch was {named}{more}; "
-            f"{kept}; try a lower --lr than {config.lr}, or --precision fp32"
-        )
+        batches = training_batches(loop.inputs.order(epoch), self.config.batch_size, step)
+        ids = [self.train.ids[i] for i in next(batches)]
+        return explain(error, epoch, step, ids, self.config.run / LAST)
 
     def _baseline_count(self) -> int:
         return most_frequent_count(self.dataset.splits["train"].class_counts)

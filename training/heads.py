@@ -8,16 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from bintally.places import open_place
-from sharding.dataset import read_dataset
 from training.config import FitConfig, precision_type
+from training.data import open_data
 from training.distributed import Process
 from training.engine import make_engine
 from training.features import BATCH_SIZE, Features, compute_features, features_folder
 from training.inputs import FeatureInputs
 from training.loop import Loop, Watcher
 from training.model import CountNet, build_model
-from training.samples import Samples
 
 __all__ = ["HeadData", "TrainedHead", "read_head_data", "train_head"]
 
@@ -53,8 +51,8 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
     Of `config` only what decides the features matters: the dataset, the backbone and its weights,
     image size, precision, engine, and the seed where there are no weights.
     """
-    place = open_place(config.shards)
-    dataset = read_dataset(place)
+    opened = open_data(config)
+    dataset = opened.dataset
     model, preprocessing = build_model(
         config.backbone,
         config.weights,
@@ -74,14 +72,14 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         compute_features(
             folder,
             model.backbone,
-            Samples(place, dataset, split),
+            samples,
             dataset.classes,
             engine,
             process,
             precision,
             views=views,
         )
-        for split, views in (("train", 2), ("validation", 1))
+        for samples, views in ((opened.train, 2), (opened.validation, 1))
     )
     return HeadData(train, validation, dataset.classes, dataset.splits["train"].class_counts)
 

@@ -37,6 +37,9 @@ class Inputs(Protocol):
     num_samples: int
     """To train on."""
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The global order of an epoch."""
+
     def trained(self, model: CountNet) -> nn.Module:
         """The part of the model that takes this input."""
 
@@ -47,15 +50,37 @@ class Inputs(Protocol):
         """The model's answers on the validation split, if there is one; see `evaluate`."""
 
 
-def _parts(
-    config: FitConfig, process: Process, num_samples: int, epoch: int, first_step: int
-) -> Iterator[NDArray[np.int64]]:
-    """Which samples this process takes: the order is the epoch's, whatever the input is."""
-    order = epoch_order(num_samples, config.seed, epoch)
-    for batch in training_batches(order, config.batch_size, first_step):
-        mine = rank_slice(batch, process.rank, process.world_size)
-        for part in range(config.accumulate):
-            yield rank_slice(mine, part, config.accumulate)
+Windows = tuple["NDArray[np.int64]", int] | None
+
+
+class _Order:
+    """Which samples are taken when: the epoch's order, whatever the input is."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        process: Process,
+        counts: NDArray[np.int64],
+        windows: Windows = None,
+    ) -> None:
+        """`counts` and `windows`: see `epoch_order`."""
+        self._config, self._process, self._windows = config, process, windows
+        self._counts = counts
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The global order."""
+        balanced = self._counts if self._config.balanced_order else None
+        seed = self._config.seed
+        number = len(self._counts)
+        return epoch_order(number, seed, epoch, labels=balanced, windows=self._windows)
+
+    def parts(self, epoch: int, first_step: int) -> Iterator[NDArray[np.int64]]:
+        """This process's parts of the steps, `accumulate` for each."""
+        config, process = self._config, self._process
+        for batch in training_batches(self.epoch(epoch), config.batch_size, first_step):
+            mine = rank_slice(batch, process.rank, process.world_size)
+            for part in range(config.accumulate):
+                yield rank_slice(mine, part, config.accumulate)
 
 
 class PhotoInputs:
@@ -73,6 +98,8 @@ class PhotoInputs:
     ) -> None:
         self.num_samples = len(train)
         self._config, self._train, self._validation = config, train, validation
+        self._order = _Order(config, process, train.all_counts(), train.windows)
+        self._replaced: dict[int, int] | None = {} if config.on_bad_sample == "skip" else None
         self._classes, self._engine, self._process = classes, engine, process
         self._precision = precision
 
@@ -80,15 +107,20 @@ class PhotoInputs:
         """See `Inputs`."""
         return model
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """See `Inputs`."""
+        return self._order.epoch(epoch)
+
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Inputs`."""
-        parts = _parts(self._config, self._process, self.num_samples, epoch, first_step)
         return load(
             self._train,
             self._classes,
             self._engine,
-            parts,
+            self._order.parts(epoch, first_step),
             lambda indices: flips(indices, self._config.seed, epoch),
+            whole_order=self._order.epoch(epoch),
+            replaced=self._replaced,
         )
 
     def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
@@ -117,8 +149,11 @@ class FeatureInputs:
         validation: Features | None,
         process: Process,
         precision: torch.dtype,
+        windows: Windows = None,
     ) -> None:
+        """`windows` are those of the photos, where they are streamed: the order is the same."""
         self.num_samples = len(train.labels)
+        self._order = _Order(config, process, train.labels, windows)
         self._config, self._process, self._precision = config, process, precision
         self._train, self._train_labels = _tensors(train)
         self._validation = None if validation is None else _tensors(validation)
@@ -127,9 +162,13 @@ class FeatureInputs:
         """See `Inputs`."""
         return model.head
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """See `Inputs`."""
+        return self._order.epoch(epoch)
+
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Inputs`."""
-        for indices in _parts(self._config, self._process, self.num_samples, epoch, first_step):
+        for indices in self._order.parts(epoch, first_step):
             views = torch.from_numpy(flips(indices, self._config.seed, epoch)).long()
             at = torch.from_numpy(indices)
             yield self._batch(indices, self._train[views, at], self._train_labels[at])
@@ -165,6 +204,7 @@ class FeatureInputs:
             indices,
             values.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
+            0.0,
         )
 
 

@@ -42,12 +42,52 @@ def _keys(indices: Indices, seed: int, epoch: int, purpose: str) -> NDArray[np.u
         return z ^ (z >> np.uint64(31))
 
 
-def epoch_order(num_samples: int, seed: int, epoch: int) -> Indices:
-    """The global permutation of an epoch: (num_samples,) int64."""
+def epoch_order(
+    num_samples: int,
+    seed: int,
+    epoch: int,
+    *,
+    labels: Indices | None = None,
+    windows: tuple[Indices, int] | None = None,
+) -> Indices:
+    """The global order of an epoch: (num_samples,) int64, a permutation unless it is balanced.
+
+    With `labels`, the class of each sample, every class comes equally often (up to one), the
+    members of each as evenly as its size allows; which come once more is drawn anew each epoch.
+
+    With `windows`, the shard of each sample and a number of shards, the shards are shuffled and
+    dealt to windows of so many, and samples are shuffled within their window: what streams shards
+    then needs few at a time. As shards are fair draws of the split, so are windows.
+    """
     import numpy as np
 
-    keys = _keys(np.arange(num_samples), seed, epoch, "order")
-    return np.argsort(keys, kind="stable").astype(np.int64)
+    positions = np.arange(num_samples)
+    entries = positions if labels is None else _balanced(labels, seed, epoch)
+    keys = _keys(positions, seed, epoch, "order")
+    if windows is None:
+        return entries[np.argsort(keys, kind="stable")].astype(np.int64)
+    shards, size = windows
+    shard_keys = _keys(np.arange(shards.max(initial=-1) + 1), seed, epoch, "shards")
+    rank = np.argsort(np.argsort(shard_keys, kind="stable"), kind="stable")
+    return entries[np.lexsort((keys, rank[shards[entries]] // size))].astype(np.int64)
+
+
+def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
+    """As many samples as there are labels, every class of them equally often."""
+    import numpy as np
+
+    classes = np.unique(labels)
+    luck = np.argsort(_keys(classes, seed, epoch, "balance"), kind="stable")
+    quotas = np.full(len(classes), len(labels) // max(1, len(classes)))
+    quotas[luck[: len(labels) - quotas.sum()]] += 1
+    drawn = [np.empty(0, np.int64)]
+    for label, quota in zip(classes, quotas, strict=True):
+        members = np.flatnonzero(labels == label)
+        # Everyone comes before anyone comes again.
+        for turn in range(-(-quota // len(members))):
+            keys = _keys(members, seed, epoch, f"balance {turn}")
+            drawn.append(members[np.argsort(keys, kind="stable")][: quota - turn * len(members)])
+    return np.concatenate(drawn)
 
 
 def flips(indices: Indices, seed: int, epoch: int) -> NDArray[np.bool_]:

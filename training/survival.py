@@ -7,19 +7,24 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bintally.command import WorkError
+from training.checkpoint import read_checkpoint
 from training.distributed import Agreement, Process
 from training.loop import Step
 
-__all__ = ["Diverged", "Survival", "Terminated", "termination"]
+__all__ = ["Diverged", "Survival", "Terminated", "explain", "termination"]
 
 EXPLODED = 20.0
 """A loss so many times that of guessing, ln(classes), does not come back by itself."""
+NAMED_IDS = 12
+"""Photos of a batch that an error names."""
 LAG = 2
 """Steps after which a GPU's loss is read: it has long been computed, so nobody waits for it."""
 
@@ -37,6 +42,26 @@ class Diverged(Exception):
         """The step, of the run, from 0."""
         self.loss = loss
         """Mean over the process's own samples; None where another process saw it."""
+
+
+def explain(
+    error: Diverged, epoch: int, step: int, ids: Sequence[str], checkpoint: Path
+) -> WorkError:
+    """What is to be known of a loss that went astray: where, with which photos, and what is left.
+
+    `epoch` and the `step` in it count from 0; `ids` are the batch's, of all processes together.
+    """
+    named = ", ".join(ids[:NAMED_IDS])
+    more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+    loss = "not finite or far too high" if error.loss is None else f"{error.loss:.4g}"
+    kept = "there is no checkpoint yet"
+    if checkpoint.exists():
+        good, _ = read_checkpoint(checkpoint)
+        kept = f"the last good checkpoint is {checkpoint} (epoch {good.epoch}, step {good.step})"
+    return WorkError(
+        f"epoch {epoch + 1}, step {step + 1}: the loss is {loss}; the batch was {named}{more}; "
+        f"{kept}; try a lower --lr, or --precision fp32"
+    )
 
 
 @contextmanager

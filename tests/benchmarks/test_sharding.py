@@ -22,23 +22,30 @@ from benchmarks.sharding_contestants import run_process
 from benchmarks.sharding_plan import NUM_IMAGES, class_totals, invent_catalog, plan
 from benchmarks.sharding_server import (
     DistantServer,
+    Listing,
     Nginx,
-    Object,
     find_nginx,
-    list_objects,
-    read_objects,
 )
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from sharding.groups import neighbour_groups
 from tests.conftest import Command
 
-OBJECTS = [Object(f"bin-images/{n:05d}.jpg", n, f'"{n:x}-1"') for n in range(1, 2502)]
-OBJECTS += [Object("metadata/00001.json", 5, '"1-5"')]
+KEYS = [*(f"bin-images/{n:05d}.jpg" for n in range(1, 2502)), "metadata/00001.json"]
 
 
-def pages(**query: str) -> list[tuple[list[Object], bool]]:
-    """What a client gets that follows the tokens, page by page."""
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> Listing:
+    """Of a bucket of `KEYS`, whose objects have one byte, two and so on."""
+    folder = tmp_path_factory.mktemp("listing") / "b"
+    for size, key in enumerate(KEYS, 1):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(bytes(size))
+    return Listing(folder)
+
+
+def pages(listing: Listing, **query: str) -> list[tuple[list[str], bool]]:
+    """What a client gets that follows the tokens, page by page: keys, and whether there is more."""
     import botocore.session
     from botocore.parsers import RestXMLParser
 
@@ -51,39 +58,43 @@ def pages(**query: str) -> list[tuple[list[Object], bool]]:
         asked = {name: [value] for name, value in query.items()}
         if token:
             asked["continuation-token"] = [token]
-        answer = {"body": list_objects("b", OBJECTS, asked), "headers": {}, "status_code": 200}
+        answer = {"body": listing.answer(asked), "headers": {}, "status_code": 200}
         parsed = RestXMLParser().parse(answer, shape)
         contents = parsed.get("Contents", [])
-        page = [Object(item["Key"], item["Size"], item["ETag"]) for item in contents]
-        found.append((page, parsed["IsTruncated"]))
+        for item in contents:
+            assert item["Size"] == KEYS.index(item["Key"]) + 1
+            assert item["ETag"] == listing.etags[item["Key"]]
+        found.append(([item["Key"] for item in contents], parsed["IsTruncated"]))
         token = parsed.get("NextContinuationToken")
         if not token:
             return found
 
 
-def test_listing_gives_every_object_of_a_prefix_once_in_pages_of_a_thousand() -> None:
-    found = pages(prefix="bin-images/")
+def test_listing_gives_every_object_of_a_prefix_once_in_pages_of_a_thousand(
+    listing: Listing,
+) -> None:
+    found = pages(listing, prefix="bin-images/")
     assert [(len(page), truncated) for page, truncated in found] == [
         (1000, True),
         (1000, True),
         (501, False),
     ]
-    assert [item for page, _ in found for item in page] == OBJECTS[:-1]
+    assert [key for page, _ in found for key in page] == KEYS[:-1]
 
 
-def test_listing_starts_after_a_key_and_holds_no_more_than_asked_for() -> None:
+def test_listing_starts_after_a_key_and_holds_no_more_than_asked_for(listing: Listing) -> None:
     after = {"prefix": "bin-images/", "start-after": "bin-images/02499.jpg", "max-keys": "1"}
-    found = pages(**after)
-    assert [[item.key for item in page] for page, _ in found] == [
-        ["bin-images/02500.jpg"],
-        ["bin-images/02501.jpg"],
+    assert pages(listing, **after) == [
+        (["bin-images/02500.jpg"], True),
+        (["bin-images/02501.jpg"], False),
     ]
     # ABID's ranges begin at keys that need not exist.
-    assert pages(prefix="metadata/", **{"start-after": "metadata/00"})[0][0] == OBJECTS[-1:]
+    found = pages(listing, prefix="metadata/", **{"start-after": "metadata/00"})
+    assert found == [(KEYS[-1:], False)]
 
 
-def test_listing_of_nothing_is_an_empty_page() -> None:
-    assert pages(prefix="nothing/") == [([], False)]
+def test_listing_of_nothing_is_an_empty_page(listing: Listing) -> None:
+    assert pages(listing, prefix="nothing/") == [([], False)]
 
 
 @pytest.fixture
@@ -128,7 +139,7 @@ def test_nginx_is_s3_to_our_client(
         check_as_s3(server.endpoint, monkeypatch)
         url = f"{server.endpoint}/photos/bin-images/1.jpg"
         with urllib.request.urlopen(url) as answer:
-            assert answer.headers["ETag"] == read_objects(small_bucket)[0].etag
+            assert answer.headers["ETag"] == Listing(small_bucket).etags["bin-images/1.jpg"]
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"{server.endpoint}/other?list-type=2")
     with pytest.raises(urllib.error.URLError):

@@ -32,7 +32,7 @@ def cuda() -> torch.device:
     return torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("name", ["dali", "torch"])
+@pytest.mark.parametrize("name", ["dali", "cpu"])
 def test_the_gpu_engine_gives_the_pixels_of_the_cpu(
     name: EngineName, cuda: torch.device, bucket: Path
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def test_an_index_leads_to_every_byte_of_its_tar(
     builder = TarBuilder()
     for id_, parts in samples.items():
         builder.add(id_, parts)
-    tar = builder.finish()
+    tar = b"".join(builder.finish())
     read = parse_index(format_index(builder.samples))
     assert [sample.id for sample in read] == list(samples)
     for sample in read:
@@ -40,6 +42,22 @@ def test_an_index_leads_to_every_byte_of_its_tar(
             assert part.offset % 512 == 0
             assert tar[part.offset : part.offset + part.size] == data
             assert part.name == f"{sample.id}.{extension}"
+
+
+@given(st.dictionaries(ids, files, max_size=5))
+def test_a_tar_is_byte_for_byte_what_tarfile_makes(
+    samples: dict[str, list[tuple[str, bytes]]],
+) -> None:
+    builder = TarBuilder()
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for id_, parts in samples.items():
+            builder.add(id_, parts)
+            for extension, data in parts:
+                member = tarfile.TarInfo(f"{id_}.{extension}")
+                member.size, member.mode = len(data), 0o644
+                tar.addfile(member, io.BytesIO(data))
+    assert b"".join(builder.finish()) == sink.getvalue()
 
 
 @given(st.binary(max_size=200))

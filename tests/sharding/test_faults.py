@@ -64,13 +64,13 @@ def test_metadata_is_fetched_once_for_any_number_of_builds(
     from sharding.catalog import read_source
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
-    first = read_source(open_place(bucket_on_s3), connections=8)
+    first = read_source(open_place(bucket_on_s3), Processes(1), 8)
     with faulty_proxy(s3_endpoint, {"reads": 0.0}, stall_s=0) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         # A place that can list and can fetch nothing: what is read now was kept.
         source = open_place(bucket_on_s3)
         monkeypatch.setattr(type(source), "fetch", None)
-        again = read_source(source, connections=8)
+        again = read_source(source, Processes(1), 8)
     assert again.rows == first.rows
     assert again.metadata == first.metadata
     assert again.source == first.source
@@ -87,18 +87,18 @@ def test_metadata_that_changed_is_fetched_again(
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     shutil.copytree(bucket, tmp_path / "bucket")
     place = open_place(tmp_path / "bucket")
-    before = read_source(place, connections=4)
+    before = read_source(place, Processes(1), 4)
     changed = tmp_path / "bucket/metadata/00001.json"
     value = json.loads(changed.read_text()) | {"EXPECTED_QUANTITY": 4}
     changed.write_text(json.dumps(value, indent=4))
-    after = {row.id: row.count for row in read_source(place, connections=4).rows}
+    after = {row.id: row.count for row in read_source(place, Processes(1), 4).rows}
     assert after["00001"] == 4
     del after["00001"]
     assert after == {row.id: row.count for row in before.rows if row.id != "00001"}
     # A file of the cache that was damaged is replaced, not believed.
     for file in (tmp_path / "cache").rglob("*.parquet"):
         file.write_bytes(file.read_bytes()[:100])
-    assert read_source(place, connections=4).rows == read_source(place, connections=4).rows
+    assert read_source(place, Processes(1), 4).rows == read_source(place, Processes(1), 4).rows
 
 
 def command(source: object, folder: Path, *more: object) -> list[str]:

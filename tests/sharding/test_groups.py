@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bintally.places import open_place
 from sharding.catalog import read_source
+from sharding.distribute import Processes
 from sharding.groups import count_leaks, neighbour_groups, series_and_number
 
 
@@ -76,7 +77,7 @@ def test_a_leak_is_an_evaluation_sample_with_a_neighbour_in_train() -> None:
 def test_no_leak_remains_on_the_real_photos(abid: Path) -> None:
     from sharding.plan import Options, make_plan
 
-    catalog = read_source(open_place(abid / "bucket224"), connections=16)
+    catalog = read_source(open_place(abid / "bucket224"), Processes(1), 16)
     plan = make_plan(catalog, Options())
     leaks, evaluated = plan.leaks_at_random
     assert evaluated == pytest.approx(2170, abs=10)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bintally.command import UsageError
 from bintally.places import open_place
 from sharding.catalog import Catalog, read_source
+from sharding.distribute import Processes
 from sharding.plan import Options, make_plan
 from sharding.selection import read_ids, sample_groups
 from sharding.split import shuffled
@@ -81,7 +82,7 @@ def test_udacitys_list_names_its_10441_photos(abid: Path) -> None:
 
 @pytest.fixture
 def catalog(bucket: Path) -> Catalog:
-    return read_source(open_place(bucket), connections=4)
+    return read_source(open_place(bucket), Processes(1), 4)
 
 
 def sharded(catalog: Catalog) -> dict[str, int]:

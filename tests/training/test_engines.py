@@ -17,17 +17,17 @@ from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from sharding.dataset import read_dataset
 from training.config import EngineName
+from training.cpu_engine import CpuEngine
 from training.engine import Engine, make_engine
 from training.loader import load
 from training.preprocessing import Preprocessing
 from training.samples import Samples
-from training.torch_engine import TorchEngine
 
 PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["dali", "torch"])
+@pytest.fixture(params=["dali", "cpu"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     if request.param == "dali":
         pytest.importorskip("nvidia.dali")
@@ -122,6 +122,6 @@ def test_a_photo_that_does_not_decode_is_named(
 
 def test_without_dali_the_cpu_engine_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert isinstance(make_engine("auto", PREPROCESSING, CPU, batch_size=1), TorchEngine)
+    assert isinstance(make_engine("auto", PREPROCESSING, CPU, batch_size=1), CpuEngine)
     with pytest.raises(UsageError, match="DALI is not installed"):
         make_engine("dali", PREPROCESSING, CPU, batch_size=1)

@@ -66,7 +66,7 @@ def test_the_file_counts_what_the_model_counts(
     samples = Samples(place, dataset, "test")
     loaded, _ = read_checkpoint(checkpoint)
     model, preprocessing = loaded.build()
-    engine = make_engine("torch", preprocessing, torch.device("cpu"), len(samples))
+    engine = make_engine("cpu", preprocessing, torch.device("cpu"), len(samples))
     photos = [samples.photo(i) for i in range(len(samples))]
     (images,) = engine.run([(photos, np.zeros(len(photos), bool))])
     with torch.inference_mode():

@@ -104,7 +104,7 @@ def compute(folder: Path, shards: Path, stop_after: int | None = None) -> Featur
         model.backbone,
         Samples(place, dataset, "train"),
         dataset.classes,
-        make_engine("torch", preprocessing, ALONE.device, 64),
+        make_engine("cpu", preprocessing, ALONE.device, 64),
         ALONE,
         torch.float32,
         views=2,
@@ -147,7 +147,7 @@ def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> No
         trainable="head",
         seed=0,
     )
-    engine = make_engine("torch", preprocessing, ALONE.device, 64)
+    engine = make_engine("cpu", preprocessing, ALONE.device, 64)
     photos = [samples.photo(i) for i in range(4)]
     (mirrored,) = engine.run([(photos, np.ones(4, bool))])
     with torch.inference_mode():

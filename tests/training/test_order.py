@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from training.order import (
     epoch_order,
@@ -104,3 +105,51 @@ def test_each_step_and_rank_draws_from_a_seed_of_its_own(seed: int, step: int, r
     others = {step_seed(seed + 1, step, rank), step_seed(seed, step + 1, rank)}
     assert step_seed(seed, step, rank) not in others | {step_seed(seed, step, rank + 1)}
     assert 0 <= step_seed(seed, step, rank) < 2**63
+
+
+labelled = st.lists(st.integers(0, 5), min_size=1, max_size=200).map(np.array)
+
+
+@given(labelled, seeds, seeds)
+def test_a_balanced_epoch_has_every_class_equally_often_and_its_members_evenly(
+    labels: NDArray[np.int64], seed: int, epoch: int
+) -> None:
+    order = epoch_order(len(labels), seed, epoch, labels=labels)
+    assert len(order) == len(labels)
+    assert (order == epoch_order(len(labels), seed, epoch, labels=labels)).all()
+    per_class = np.bincount(labels[order])[np.unique(labels)]
+    assert per_class.max() - per_class.min() <= 1
+    often = np.bincount(order, minlength=len(labels))
+    for label in np.unique(labels):
+        members = often[labels == label]
+        assert members.max() - members.min() <= 1
+
+
+def test_which_members_a_balanced_epoch_takes_changes_from_epoch_to_epoch() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    taken = [set(epoch_order(100, 0, epoch, labels=labels)) for epoch in range(3)]
+    assert len({frozenset(t) for t in taken}) == 3
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(1, 8), seeds, seeds)
+def test_windows_are_of_whole_shards_and_everything_comes_once(
+    sizes: list[int], window: int, seed: int, epoch: int
+) -> None:
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    order = epoch_order(len(shards), seed, epoch, windows=(shards, window))
+    assert sorted(order) == list(range(len(shards)))
+    met = list(dict.fromkeys(shards[order].tolist()))
+    for first in range(0, len(met), window):
+        # A window's samples come together, before any of another.
+        together = set(met[first : first + window])
+        places = np.flatnonzero(np.isin(shards[order], list(together)))
+        assert len(places) == places[-1] - places[0] + 1
+
+
+def test_shards_are_read_in_another_order_in_another_epoch() -> None:
+    shards = np.repeat(np.arange(20), 5)
+    orders = {
+        tuple(dict.fromkeys(shards[epoch_order(100, 0, epoch, windows=(shards, 2))].tolist()))
+        for epoch in range(5)
+    }
+    assert len(orders) == 5

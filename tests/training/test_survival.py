@@ -211,10 +211,10 @@ class SlowFolder(Folder):
         self.began = threading.Event()
         self.order: list[str] = []
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, *pieces: bytes) -> None:
         self.began.set()
         self.go.wait(60)
-        super().put(path, data)
+        super().put(path, *pieces)
         self.order.append(path)
 
 
@@ -245,7 +245,7 @@ def test_writing_keeps_nobody_waiting_and_the_newest_wins(tmp_path: Path) -> Non
 
 
 class BrokenPlace(Folder):
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, *pieces: bytes) -> None:
         raise WorkError(f"{self.url}/{path}: cannot be written: disk full")
 
 

@@ -1,0 +1,274 @@
+"""Shards on S3 are read through a cache: small, shared, checked, and no sample is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import resource
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bintally.command import UsageError, WorkError
+from bintally.places import TEMPORARY_SUFFIX, open_place
+from bintally.s3 import S3Prefix
+from sharding.dataset import read_dataset
+from tests.conftest import copy
+from tests.training.test_loader import CLASSES, NoPixels
+from training.engine import make_engine
+from training.loader import TrainingLoader, load
+from training.order import evaluation_batches
+from training.preprocessing import Preprocessing
+from training.samples import Samples
+from training.shards import ShardCache
+
+PREPROCESSING = Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class CountingPlace(S3Prefix):
+    """S3 that remembers which tars were asked for."""
+
+    def __init__(self, url: str) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        super().__init__(url, bucket, prefix, anonymous=False)
+        self.asked: list[str] = []
+
+    def get(self, path: str) -> bytes:
+        if path.endswith(".tar"):
+            self.asked.append(path)
+        return super().get(path)
+
+
+@pytest.fixture(scope="module")
+def small_shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of many shards."""
+    from sharding.build import build
+    from sharding.distribute import Processes
+    from sharding.plan import Options
+
+    folder = tmp_path_factory.mktemp("small") / "dataset"
+    build(
+        open_place(bucket),
+        open_place(folder),
+        Options(shard_samples=6),
+        distributor=Processes(1),
+        connections=8,
+    )
+    return folder
+
+
+@pytest.fixture
+def shards_on_s3(small_shards: Path, s3: str) -> str:
+    copy(open_place(small_shards), open_place(f"{s3}/shards"))
+    return f"{s3}/shards"
+
+
+def used(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
+    shards_on_s3: str, small_shards: Path, tmp_path: Path
+) -> None:
+    place = CountingPlace(shards_on_s3)
+    dataset = read_dataset(place)
+    limit = sum(shard.bytes for split in dataset.splits.values() for shard in split.shards) // 4
+    cache = ShardCache(tmp_path / "cache", limit)
+    samples = Samples(place, dataset, "train", cache)
+    engine = make_engine("cpu", PREPROCESSING, torch.device("cpu"), 4)
+    loader = TrainingLoader(samples, CLASSES, engine, batch_size=4, seed=0)
+    most, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not ended.wait(0.001):
+            most = max(most, used(tmp_path / "cache"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    folder = open_place(small_shards)
+    local = Samples(folder, dataset, "train")
+    try:
+        for _ in range(2):
+            seen: Counter[int] = Counter()
+            place.asked.clear()
+            for batch in loader:
+                seen.update(batch.indices.tolist())
+                assert batch.labels.tolist() == [local.count(i) for i in batch.indices]
+            assert set(seen.values()) == {1}
+            assert len(seen) == len(samples) // 4 * 4
+            # A shard is read in one window, and brought once for it.
+            assert max(Counter(place.asked).values()) == 1
+        # A validation between two epochs goes through the same cache.
+        validation = Samples(place, dataset, "validation", cache)
+        order = evaluation_batches(len(validation), 4, 0, 1)
+        answers = [i for b in load(validation, CLASSES, engine, order) for i in b.indices.tolist()]
+        assert answers == list(range(len(validation)))
+    finally:
+        ended.set()
+        watcher.join()
+    assert 0 < most <= limit
+
+
+def test_training_goes_on_from_s3_where_it_was_interrupted(
+    shards_on_s3: str, tmp_path: Path
+) -> None:
+    place = open_place(shards_on_s3)
+    dataset = read_dataset(place)
+    largest = max(shard.bytes for shard in dataset.splits["train"].shards)
+
+    def loader(folder: str) -> TrainingLoader:
+        samples = Samples(place, dataset, "train", ShardCache(tmp_path / folder, 6 * largest))
+        return TrainingLoader(samples, CLASSES, NoPixels(), batch_size=7, seed=3)
+
+    whole = loader("a")
+    uninterrupted = [batch.indices.tolist() for batch in whole]
+    assert whole.state_dict() == {"epoch": 1, "step": 0}
+    for step in (1, 5, whole.steps - 1):
+        rest = loader("b")
+        rest.load_state_dict({"epoch": 0, "step": step})
+        assert [batch.indices.tolist() for batch in rest] == uninterrupted[step:]
+
+
+def _read(url: str, cache: str, rank: int, asked: Any) -> None:
+    place = CountingPlace(url)
+    dataset = read_dataset(place)
+    samples = Samples(place, dataset, "train", ShardCache(Path(cache), None))
+    loader = TrainingLoader(
+        samples, CLASSES, NoPixels(), batch_size=8, seed=0, rank=rank, world_size=2
+    )
+    seen = [i for batch in loader for i in batch.indices.tolist()]
+    asked.put((place.asked, seen))
+
+
+def test_processes_that_share_a_cache_fetch_each_shard_once(
+    shards_on_s3: str, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    processes = [
+        context.Process(target=_read, args=(shards_on_s3, str(tmp_path / "cache"), rank, answers))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    (asked, seen), (asked_too, seen_too) = answers.get(timeout=120), answers.get(timeout=120)
+    for process in processes:
+        process.join()
+    train = read_dataset(open_place(shards_on_s3)).splits["train"]
+    assert sorted(asked + asked_too) == sorted(shard.path for shard in train.shards)
+    assert len({*seen, *seen_too}) == len(seen) + len(seen_too) == train.samples // 8 * 8
+    for shard in train.shards:
+        data = (tmp_path / f"cache/{shard.sha256}.tar").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == shard.sha256
+
+
+def test_a_cache_that_is_too_small_is_refused_at_the_start(
+    shards_on_s3: str, tmp_path: Path
+) -> None:
+    place = open_place(shards_on_s3)
+    with pytest.raises(UsageError, match=r"--cache-gib .*less than 3 shards"):
+        Samples(place, read_dataset(place), "train", ShardCache(tmp_path, 100_000))
+
+
+def test_without_a_cache_shards_on_s3_are_refused(shards_on_s3: str) -> None:
+    place = open_place(shards_on_s3)
+    with pytest.raises(UsageError, match="are read through a local --cache"):
+        Samples(place, read_dataset(place), "train")
+
+
+def test_a_lost_or_damaged_shard_is_one_clear_error(shards_on_s3: str, tmp_path: Path) -> None:
+    place = open_place(shards_on_s3)
+    dataset = read_dataset(place)
+    first = dataset.splits["train"].shards[0]
+    data = place.get(first.path)
+
+    def read() -> None:
+        samples = Samples(place, dataset, "train", ShardCache(tmp_path / "cache", None))
+        list(load(samples, CLASSES, NoPixels(), [np.arange(4)]))
+
+    place.put(first.path, data[:-1] + b"?")
+    with pytest.raises(WorkError, match=rf"{first.path}: is not what was written"):
+        read()
+    place.delete(first.path)
+    with pytest.raises(WorkError, match=rf"{first.path}: is not there.*verify"):
+        read()
+    # Nothing that is half there is taken for whole when it is back.
+    place.put(first.path, data)
+    read()
+
+
+def _fill(url: str, cache: str, answers: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    place = open_place(url)
+    samples = Samples(place, read_dataset(place), "train", ShardCache(Path(cache), None))
+    try:
+        samples.photo(0)
+    except WorkError as error:
+        answers.put(str(error))
+
+
+def test_a_full_disk_is_one_clear_error(shards_on_s3: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_fill, args=(shards_on_s3, str(tmp_path / "c"), answers))
+    process.start()
+    message = answers.get(timeout=60)
+    process.join()
+    assert f"--cache {tmp_path / 'c'}: no room for train/" in message
+    assert not list((tmp_path / "c").glob(f"*{TEMPORARY_SUFFIX}"))
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / f"{'0' * 64}.tar{TEMPORARY_SUFFIX}"
+    left.write_bytes(bytes(10))
+    time.sleep(0.01)
+    ShardCache(tmp_path, 100)
+    assert not left.exists()
+
+
+def test_a_missing_or_short_shard_of_a_folder_is_named(small_shards: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "dataset"
+    shutil.copytree(small_shards, folder)
+    place = open_place(folder)
+    dataset = read_dataset(place)
+    second = dataset.splits["train"].shards[1]
+    (folder / second.path).write_bytes((folder / second.path).read_bytes()[:-1])
+    with pytest.raises(WorkError, match=rf"{second.path}: .* bytes, not .*verify"):
+        Samples(place, dataset, "train")
+    (folder / second.path).unlink()
+    with pytest.raises(WorkError, match=rf"{second.path}: No such file"):
+        Samples(place, dataset, "train")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [(b"v1.2 6", b"v1.2 5", "not the index of 6"), (b"jpg 512 ", b"jpg five ", "invalid literal")],
+)
+def test_a_damaged_index_is_named(
+    small_shards: Path, tmp_path: Path, old: bytes, new: bytes, reason: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "dataset"
+    shutil.copytree(small_shards, folder)
+    place = open_place(folder)
+    dataset = read_dataset(place)
+    index = dataset.splits["train"].shards[2].index
+    (folder / index).write_bytes((folder / index).read_bytes().replace(old, new))
+    with pytest.raises(WorkError, match=rf"{index}: the index cannot be read: .*{reason}"):
+        Samples(place, dataset, "train")

@@ -1,0 +1,156 @@
+"""The engine that runs everywhere: libjpeg-turbo and one compiled pass, on CPU threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from training.engine import DecodeError
+from training.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from training.engine import Photos
+
+__all__ = ["CpuEngine"]
+
+TASK = 32
+"""Photos that a thread makes at a time: enough to make a thread's change cheap."""
+TASKS_AHEAD = 3
+"""Tasks for each thread that are begun before anybody waits for them."""
+BATCHES_AHEAD = 2
+
+
+class CpuEngine:
+    """A pool of threads, each making a run of a batch's photos in the batch's own memory.
+
+    A photo that is at least four times as large as needed is decoded at half its size, or a quarter
+    or an eighth, which libjpeg does while decoding, in less time.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device, threads: int) -> None:
+        import numpy as np
+
+        self._preprocessing = preprocessing
+        self._device = device
+        self._threads = threads
+        mean = np.array([*preprocessing.mean, 0], np.float32) * 255
+        std = np.array([*preprocessing.std, 1], np.float32) * 255
+        if device.type == "cpu":
+            self._scale = np.reciprocal(std)
+            self._shift = -mean * self._scale
+        else:
+            # A quarter of the bytes goes to the device, which normalises them in no time. What is
+            # written as a byte is cut off, hence the half.
+            self._scale = np.ones(4, np.float32)
+            self._shift = np.full(4, 0.5, np.float32)
+        self._buffers: list[NDArray[Any]] = []
+        self._thread = threading.local()
+
+    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+        """See `Engine.run`."""
+        source = iter(batches)
+        with ThreadPoolExecutor(self._threads) as pool:
+            ahead: deque[tuple[NDArray[Any], list[Future[None]]]] = deque()
+
+            def fill() -> None:
+                while (
+                    len(ahead) < BATCHES_AHEAD
+                    or sum(len(tasks) for _, tasks in ahead) < TASKS_AHEAD * self._threads
+                ):
+                    batch = next(source, None)
+                    if batch is None:
+                        return
+                    ahead.append(self._begin(pool, *batch))
+
+            try:
+                fill()
+                while ahead:
+                    images, tasks = ahead.popleft()
+                    for task in tasks:
+                        task.result()
+                    fill()
+                    yield self._deliver(images)
+                    del images
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(
+        self, pool: ThreadPoolExecutor, photos: Photos, flips: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], list[Future[None]]]:
+        size = self._preprocessing.image_size
+        images = self._free(len(photos) * size * size * 3).reshape(len(photos), size, size * 3)
+        return images, [
+            pool.submit(self.make, photos[i : i + TASK], flips[i : i + TASK], images[i : i + TASK])
+            for i in range(0, len(photos), TASK)
+        ]
+
+    def make(self, photos: Photos, flips: NDArray[np.bool_], images: NDArray[Any]) -> None:
+        """Writes photos into `images`, (photos, size, size × 3) float32 (uint8 for a GPU)."""
+        from training.resize import resize_into
+
+        for photo, flip, image in zip(photos, flips.tolist(), images, strict=True):
+            pixels = self._decode(photo)
+            rows = pixels.reshape(pixels.shape[0], -1)
+            resize_into(rows, flip, self._scale, self._shift, image)
+
+    def _decode(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(height, width, 3), at least as large as the output where the photo is; valid until the
+        thread's next call."""
+        import numpy as np
+        import simplejpeg
+
+        size = self._preprocessing.image_size
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(photo, strict=True)
+            reduction = 1
+            # Twice the size that is needed is left for the resize; from less, the mean pixel would
+            # be off by 1.2 of 255 and not by 0.3. Other fractions than these are no faster.
+            while reduction < 8 and min(height, width) >= 4 * reduction * size:
+                reduction *= 2
+            height, width = -(-height // reduction), -(-width // reduction)
+            scratch = getattr(self._thread, "scratch", None)
+            if scratch is None or len(scratch) < height * width * 3:
+                scratch = self._thread.scratch = np.empty(height * width * 3, np.uint8)
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                photo, min_height=height, min_width=width, buffer=scratch, strict=True
+            )
+        except ValueError as error:
+            raise DecodeError(str(error)) from error
+        return pixels
+
+    def _deliver(self, images: NDArray[Any]) -> torch.Tensor:
+        import torch
+
+        size = self._preprocessing.image_size
+        batch = torch.from_numpy(images).view(len(images), size, size, 3).permute(0, 3, 1, 2)
+        if self._device.type == "cpu":
+            return batch
+        mean, std = (
+            torch.tensor(values, device=self._device).view(1, 3, 1, 1) * 255
+            for values in (self._preprocessing.mean, self._preprocessing.std)
+        )
+        return (batch.to(self._device) - mean) / std
+
+    def _free(self, length: int) -> NDArray[Any]:
+        """Memory that no batch uses any more, or new memory.
+
+        New memory would come page by page, each cleared by the kernel: a third of the time of all.
+        """
+        import numpy as np
+
+        for buffer in self._buffers:
+            # The list, the loop and the question have a reference each; a batch has another.
+            if sys.getrefcount(buffer) == 3 and len(buffer) >= length:
+                return buffer[:length]
+        kind = np.float32 if self._device.type == "cpu" else np.uint8
+        self._buffers = [b for b in self._buffers if sys.getrefcount(b) > 3 or len(b) >= length]
+        self._buffers.append(np.empty(length, kind))
+        return self._buffers[-1][:length]
