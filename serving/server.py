@@ -89,6 +89,7 @@ async def _serve(
     _on_signals(drain)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    listener.listen()  # Now, so that whoever reads the line may come.
     say(f"listening on {url}, loading {config.checkpoint}")
     listening = asyncio.create_task(server.serve([listener]))
     running = asyncio.create_task(_run(config, service, fleet, folder, url, drain))

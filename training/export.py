@@ -68,14 +68,16 @@ class Counter(nn.Module):
 def export(checkpoint_file: Path, output: Path) -> float:
     """Writes the ONNX file; returns the largest difference of a probability from PyTorch's.
 
-    Raises `UsageError` where onnxruntime, which is asked for it, is not installed, or for a file
-    that is no checkpoint, and `WorkError` where the file would not answer as the model does.
+    Raises `UsageError` where onnx or onnxruntime is not installed, or for a file that is no
+    checkpoint, and `WorkError` where the file would not answer as the model does.
     """
     try:
+        import onnx  # noqa: F401 (PyTorch's exporter wants it)
         import onnxruntime
     except ImportError as error:
         raise UsageError(
-            "export checks its file with onnxruntime, which is not here: pip install onnxruntime"
+            "export needs onnx, and onnxruntime to check its file, which are not both here: "
+            "pip install 'bintally[export]'"
         ) from error
     checkpoint, _ = read_checkpoint(checkpoint_file)
     model, preprocessing = checkpoint.build()
@@ -85,8 +87,7 @@ def export(checkpoint_file: Path, output: Path) -> float:
     trials = [_photos(2, 300, 420), _photos(1, 333, 222), _photos(3, 24, 31)]
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Of the older exporter, which needs neither onnx nor onnxscript to be installed, and of
-        # the shapes that it keeps open.
+        # Of the older exporter, which needs no onnxscript, and of the shapes that it keeps open.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             counter,
