@@ -67,11 +67,6 @@ def mistakes(tmp: Path) -> dict[str, tuple[list[object], int, str]]:
             2,
             "no such file",
         ),
-        "serve what is no checkpoint": (
-            ["serving", "--checkpoint", fake, "--port", "0"],
-            2,
-            "not a checkpoint",
-        ),
         "predict without a checkpoint": (
             ["training", "predict", "--checkpoint", nothing, "x.jpg"],
             2,

@@ -21,6 +21,7 @@ from sharding.build import build
 from sharding.dataset import read_dataset
 from sharding.distribute import Processes
 from sharding.plan import Options
+from tests.conftest import Command
 from tests.serving.conftest import Reply, Server, StartServer
 from training.checkpoint import read_checkpoint
 from training.config import precision_type
@@ -188,6 +189,16 @@ def test_it_listens_on_localhost_only(server: Server) -> None:
         if hexadecimal in line and line.split()[3] == "0A"
     ]
     assert listening == [f"0100007F:{server.port:04X}"]
+
+
+def test_a_checkpoint_that_is_none_ends_it_with_one_line(tmp_path: Path, run: Command) -> None:
+    fake = tmp_path / "fake.pt"
+    fake.write_bytes(b"no checkpoint")
+    result = run("serving", "--checkpoint", fake, "--port", 0)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {fake}: not a checkpoint")
 
 
 class Load:
