@@ -52,7 +52,7 @@ METRICS = (
     Metric("cpu_s_per_1000", "CPU s per 1,000 photos", 2),
     Metric("peak_memory_mib", "peak memory, MiB"),
 )
-PHOTOS_PER_CORE = 4000
+PHOTOS_PER_CORE = 3000
 PHOTOS_PER_CORE_QUICK = 150
 RENDERED_PER_CORE = 500
 """The others are links to these."""
