@@ -35,8 +35,10 @@ check: $(READY)  ## formatting, lint, types
 bench: $(READY)  ## measure us beside the alternatives
 	@$(BIN)/python -m benchmarks loader
 
-gpu:  ## GPU tests, in $(PYTHON)'s own environment (PyTorch and DALI already there)
+gpu:  ## GPU tests and benchmarks, in $(PYTHON)'s own environment (PyTorch and DALI already there)
 	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m benchmarks loader --quick
+	$(PYTHON) -m benchmarks training --quick
 
 clean:  ## remove what make made here
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
