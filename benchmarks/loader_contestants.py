@@ -83,7 +83,7 @@ def ours(
 
     from bintally.places import open_place
     from sharding.dataset import read_dataset
-    from training.dali_engine import DaliEngine
+    from training.dali_engine import HARDWARE_SHARE, DaliEngine
     from training.engine import make_engine
     from training.loader import load
     from training.order import epoch_order, flips
@@ -105,9 +105,13 @@ def ours(
         if threads is None and hardware_share is None:
             engine = make_engine(engine_name, PREPROCESSING, device, BATCH_SIZE)
         else:
-            share = {} if hardware_share is None else {"hardware_share": hardware_share}
-            number = threads or workload.num_workers
-            engine = DaliEngine(PREPROCESSING, device, BATCH_SIZE, number, **share)
+            engine = DaliEngine(
+                PREPROCESSING,
+                device,
+                BATCH_SIZE,
+                threads or workload.num_workers,
+                HARDWARE_SHARE if hardware_share is None else hardware_share,
+            )
         order = epoch_order(len(samples), seed=0, epoch=0)
         batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
         mirrored = partial(flips, seed=0, epoch=0)

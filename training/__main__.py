@@ -71,6 +71,8 @@ class Evaluate:
     device: DeviceName = "auto"
 
     def execute(self) -> int:
+        import torch
+
         from bintally.places import open_place
         from sharding.dataset import read_dataset
         from training.checkpoint import read_checkpoint
@@ -98,14 +100,22 @@ class Evaluate:
             raise UsageError(f"--split {self.split}: has no samples in {self.shards}")
         model, preprocessing = checkpoint.build()
         with joined(self.device) as process:
+            precision = precision_type(self.precision, process.device)
+            engine = make_engine(
+                self.engine,
+                preprocessing,
+                process.device,
+                self.batch_size,
+                half=precision != torch.float32,
+            )
             evaluation = evaluate(
                 model.to(process.device),
                 samples,
                 checkpoint.classes,
-                make_engine(self.engine, preprocessing, process.device, self.batch_size),
+                engine,
                 process,
                 batch_size=self.batch_size,
-                precision=precision_type(self.precision, process.device),
+                precision=precision,
             )
             if process.is_first:
                 folder = self.output or self.checkpoint.parent

@@ -44,7 +44,9 @@ class Counter:
         self._model = model.to(device)
         if self._precision != torch.float32:
             _cast_once(model, self._precision)
-        self._engine = make_engine(engine, preprocessing, device, batch_size)
+        self._engine = make_engine(
+            engine, preprocessing, device, batch_size, half=self._precision != torch.float32
+        )
 
     def decode(self, photos: Sequence[bytes]) -> tuple[torch.Tensor | None, list[str | None]]:
         """The model's input for the photos that decode, in order; None if none does.

@@ -35,8 +35,17 @@ class CpuEngine:
     or an eighth, which libjpeg does while decoding, in less time.
     """
 
-    def __init__(self, preprocessing: Preprocessing, device: torch.device, threads: int) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        threads: int,
+        half: bool = False,
+    ) -> None:
+        """With `half`, batches on a GPU are float16."""
         import numpy as np
+
+        self._half = half
 
         self._preprocessing = preprocessing
         self._device = device
@@ -137,7 +146,8 @@ class CpuEngine:
             torch.tensor(values, device=self._device).view(1, 3, 1, 1) * 255
             for values in (self._preprocessing.mean, self._preprocessing.std)
         )
-        return (batch.to(self._device) - mean) / std
+        normalised = (batch.to(self._device) - mean) / std
+        return normalised.half() if self._half else normalised
 
     def _free(self, length: int) -> NDArray[Any]:
         """Memory that no batch uses any more, or new memory.

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from training.engine import Photos
 
-__all__ = ["DaliEngine"]
+__all__ = ["HARDWARE_SHARE", "DaliEngine"]
 
 PREFETCH = 2
 """Batches decoded ahead of the model."""
+HARDWARE_SHARE = 0.65
+"""Of a batch, what the GPU's JPEG unit decodes: DALI's own choice."""
 
 
 class DaliEngine:
@@ -34,14 +36,17 @@ class DaliEngine:
         device: torch.device,
         batch_size: int,
         threads: int,
-        hardware_share: float = 0.65,
+        hardware_share: float = HARDWARE_SHARE,
+        half: bool = False,
     ) -> None:
-        """`batch_size` is the largest that will come; `threads` are DALI's CPU threads.
+        """`batch_size` is the largest that will come; `threads` are DALI's CPU threads; with `half`
+        the batches are float16.
 
         `hardware_share` of each batch is decoded by the GPU's JPEG unit where it has one (A100,
-        H100, H200), the rest by its cores; DALI's own choice is 0.65.
+        H100, H200), the rest by its cores.
         """
         self._hardware_share = hardware_share
+        self._half = half
         self._preprocessing = preprocessing
         self._device = device
         self._batch_size = batch_size
@@ -115,7 +120,7 @@ class DaliEngine:
                 mean=[255 * m for m in self._preprocessing.mean],
                 std=[255 * s for s in self._preprocessing.std],
                 output_layout="HWC",
-                dtype=types.FLOAT,
+                dtype=types.FLOAT16 if self._half else types.FLOAT,
             )
 
         built = pipeline()

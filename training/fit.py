@@ -120,10 +120,14 @@ class _Run(Watcher):
         earlier = find_earlier(config, dataset.sha256, process)
         self.model, self.preprocessing = self._build(earlier)
         largest = max(config.batch_size, BATCH_SIZE if config.uses_features else 0)
-        self.engine: Engine = make_engine(
-            config.engine, self.preprocessing, process.device, largest
-        )
         self.precision = precision_type(config.precision, process.device)
+        self.engine: Engine = make_engine(
+            config.engine,
+            self.preprocessing,
+            process.device,
+            largest,
+            half=self.precision != torch.float32,
+        )
         balanced = config.balance == "order"
         self.order = TrainingOrder(
             len(train),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from bintally.places import open_place
@@ -67,8 +68,14 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         seed=config.seed,
     )
     model.to(process.device)
-    engine = make_engine(config.engine, preprocessing, process.device, BATCH_SIZE)
     precision = precision_type(config.precision, process.device)
+    engine = make_engine(
+        config.engine,
+        preprocessing,
+        process.device,
+        BATCH_SIZE,
+        half=precision != torch.float32,
+    )
     folder = features_folder(
         dataset.sha256, model.backbone, preprocessing, precision, engine, process.device
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import pytest
 import torch
 
 from bintally.command import UsageError
+from bintally.places import open_place
 from sharding.dataset import SPLITS
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import REPOSITORY, Command, copy
 from training.checkpoint import read_checkpoint
 from training.config import FitConfig
 from training.fit import fit
@@ -304,3 +307,43 @@ def test_a_damaged_dataset_is_one_clear_error(shards: Path, tmp_path: Path, run:
     assert result.returncode == 1
     assert "train/train-000000.tar" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_training_from_s3_repeats_itself_and_evaluates_as_from_a_folder(
+    shards: Path, s3: str, tmp_path: Path
+) -> None:
+    copy(open_place(shards), open_place(f"{s3}/shards"))
+    url, cache = f"{s3}/shards", tmp_path / "cache"
+
+    def from_s3(run: str, **more: Any) -> FitConfig:
+        return replace(settings(shards, tmp_path / run, **more), shards=url, cache=cache)
+
+    fit(from_s3("whole"))
+    fit(from_s3("again"))
+    assert same_tensors(tmp_path / "whole/last.pt", tmp_path / "again/last.pt")
+    command = ["training", "evaluate", "--checkpoint", tmp_path / "whole/best.pt"]
+    found = []
+    for name, place in (
+        ("s3", ["--shards", url, "--cache", cache]),
+        ("here", ["--shards", shards]),
+    ):
+        words = [*command, *place, "--output", tmp_path / name]
+        subprocess.run([sys.executable, "-m", *map(str, words)], cwd=REPOSITORY, check=True)
+        found.append(evaluation(tmp_path / name)["confusion_matrix"])
+    assert found[0] == found[1]
+
+
+def test_a_bad_photo_is_replaced_and_counted_where_that_is_asked_for(
+    shards: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "dataset"
+    shutil.copytree(shards, damaged)
+    tar = damaged / "train/train-000000.tar"
+    data = tar.read_bytes()
+    scan = data.index(b"\xff\xda")  # Of the first photo.
+    tar.write_bytes(data[: scan + 20] + bytes(2000) + data[scan + 2020 :])
+    # Batches of one leave nothing of the epoch out.
+    more = {"on_bad_sample": "skip", "epochs": 1, "batch_size": 1}
+    fit(settings(damaged, tmp_path / "run", **more))
+    (line,) = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["replaced_samples"] == 1
