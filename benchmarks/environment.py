@@ -81,7 +81,10 @@ def read_environment(libraries: Sequence[str]) -> Environment:
         libraries={name: _version(name) for name in libraries},
         commit=_output("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        # Of a path, its end: where things lie on this machine is nobody's business.
+        command=shlex.join(
+            ["python", "-m", "benchmarks", *(word.rpartition("/")[2] for word in sys.argv[1:])]
+        ),
     )
 
 
