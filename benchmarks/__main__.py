@@ -22,7 +22,8 @@ class Loader:
     """Photos a second, from shards on disk to batches for the model.
 
     Ours beside torchvision's ImageFolder, webdataset and DALI's own reader, all doing the same
-    work, and beside the limit: the same work with no loader around it.
+    work, and beside the limit: the same work with no loader around it. Of litdata,
+    mosaicml-streaming, spdl, tensorflow-cpu and ffcv, those that are installed here run too.
     """
 
     quick: bool = False
