@@ -140,7 +140,8 @@ def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: 
     many = ("--shard-samples", 4, "--resize", "64x64")
     expected = tmp_path / "expected"
     subprocess.run(command(bucket, expected, *many), cwd=REPOSITORY, check=True)
-    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    # Whatever token this machine's user may have: `ray start --head` would take it, and others not.
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1"]
     head = [*ray, "--head", "--port=6399", "--include-dashboard=false"]
     node = [*ray, "--address=127.0.0.1:6399", "--block"]
@@ -149,7 +150,11 @@ def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: 
     try:
         subprocess.run(head, cwd=REPOSITORY, check=True, capture_output=True, env=environment)
         second = subprocess.Popen(
-            node, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True
+            node,
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
         )
         time.sleep(8)
         with (tmp_path / "log").open("wb") as log:
@@ -158,6 +163,7 @@ def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: 
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,
+                env=environment,
             )
         while not list(folder.glob(".build/*.json")) and building.poll() is None:
             time.sleep(0.02)
