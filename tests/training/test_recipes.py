@@ -144,7 +144,12 @@ def test_the_caller_of_a_run_may_end_it(shards: Path, tmp_path: Path) -> None:
 
 def test_the_best_epoch_is_the_one_of_the_metric_asked_for(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "a", trainable="head", epochs=6, lr=0.05)
-    for metric, extreme in (("accuracy", max), ("loss", min), ("rmse", min)):
+    ways: dict[MetricName, Callable[[list[float]], float]] = {
+        "accuracy": max,
+        "loss": min,
+        "rmse": min,
+    }
+    for metric, extreme in ways.items():
         run = replace(config, run=tmp_path / metric, best_metric=metric)
         fitted = fit(run)
         values = [line["validation"][metric] for line in fitted.history]
