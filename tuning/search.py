@@ -182,6 +182,8 @@ class _Search:
                 storage_path=str(self.folder),
                 callbacks=[journal, TBXLoggerCallback()],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # A head is trained again sooner than it is saved; the others save themselves.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
@@ -397,6 +399,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         address = "auto" if "RAY_ADDRESS" in os.environ else "local"
