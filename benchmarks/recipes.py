@@ -65,7 +65,7 @@ class Recipes:
         import torch
 
         from training.distributed import Process
-        from training.heads import read_head_data, train_head
+        from training.heads import HeadTraining, read_head_data
 
         process = Process(0, 1, 0, torch.device("cpu"))
         configs = [
@@ -76,10 +76,12 @@ class Recipes:
         results = []
         for name, settings in RECIPES.items():
             began = time.monotonic()
-            best = [
-                train_head(replace(config, **settings), own, process).best
-                for config, own in zip(configs, data, strict=True)
-            ]
+            best = []
+            for config, own in zip(configs, data, strict=True):
+                head = HeadTraining(replace(config, **settings), own, process)
+                while not head.ended:
+                    head.train_epoch()
+                best.append(head.best)
             result: dict[str, Any] = {"recipe": name, "settings": settings, "best": best}
             for metric in ("accuracy", "rmse", "loss"):
                 values = [one["validation"][metric] for one in best]

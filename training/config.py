@@ -18,6 +18,7 @@ __all__ = [
     "EngineName",
     "FitConfig",
     "LossName",
+    "MetricName",
     "OnBadSample",
     "OptimizerName",
     "PrecisionName",
@@ -30,6 +31,7 @@ BalanceName = Literal["none", "order", "loss"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["auto", "dali", "cpu"]
 LossName = Literal["cross-entropy", "ordinal"]
+MetricName = Literal["accuracy", "within_one", "loss", "rmse", "mae"]
 OnBadSample = Literal["stop", "skip"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
@@ -102,6 +104,8 @@ class FitConfig:
     mistakes cost."""
     ema: float = 0.0
     """Average the weights of the steps with this decay (0.99, say), and keep that average."""
+    best_metric: MetricName = "accuracy"
+    """Of validation: the epoch in which it is best gives best.pt."""
     patience: int = 0
     """Stop after so many epochs without a better one; 0 never does."""
     precision: PrecisionName = "auto"

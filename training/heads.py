@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.order import TrainingOrder
 from training.samples import Samples
 from training.shards import shard_cache
 
-__all__ = ["HeadData", "TrainedHead", "read_head_data", "train_head"]
+__all__ = ["HeadData", "HeadTraining", "read_head_data"]
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,6 @@ class HeadData:
     classes: Sequence[int]
     class_counts: Mapping[str, int]
     """Of the train split, by count."""
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """What became of a head."""
-
-    history: list[dict[str, Any]]
-    """A line for each epoch, as `metrics.jsonl` has them."""
-    best: dict[str, Any]
-    """`epoch` and `validation` metrics of the best epoch."""
-    model: CountNet
-    """After the last epoch, with no backbone: features in, logits out."""
 
 
 def read_head_data(config: FitConfig, process: Process) -> HeadData:
@@ -96,49 +84,55 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
     return HeadData(train, validation, dataset.classes, dataset.splits["train"].class_counts)
 
 
-def train_head(
-    config: FitConfig,
-    data: HeadData,
-    process: Process,
-    on_epoch: Callable[[dict[str, Any]], bool] = lambda line: False,
-) -> TrainedHead:
-    """Trains a head as `fit` with `config` does: the same order, flips, recipe and result.
+class HeadTraining:
+    """A head in training, epoch by epoch: as `fit` trains it, with the same order, flips, recipe
+    and result."""
 
-    `on_epoch` is given each epoch's line of the history; True ends the training.
-    """
-    config.check()
-    model = CountNet(
-        nn.Identity(),
-        data.train.values.shape[2],
-        config.head_width,
-        len(data.classes),
-        "head",
-        config.dropout,
-        config.seed,
-    ).to(process.device)
-    precision = precision_type(config.precision, process.device)
-    order = TrainingOrder(
-        len(data.train.labels),
-        config.batch_size,
-        config.seed,
-        data.train.labels if config.balance == "order" else None,
-        None,
-        process.rank,
-        process.world_size,
-        config.accumulate,
-    )
-    loop = Loop(
-        config,
-        model,
-        FeatureInputs(config, data.train, data.validation, order, process, precision),
-        data.classes,
-        data.class_counts,
-        process,
-        precision,
-    )
-    while not loop.ended:
-        line = loop.train_epoch(Watcher())
-        loop.end_epoch(line)
-        if on_epoch(line):
-            break
-    return TrainedHead(loop.position.history, loop.position.best, model)
+    def __init__(self, config: FitConfig, data: HeadData, process: Process) -> None:
+        config.check()
+        self.model = CountNet(
+            nn.Identity(),
+            data.train.values.shape[2],
+            config.head_width,
+            len(data.classes),
+            "head",
+            config.dropout,
+            config.seed,
+        ).to(process.device)
+        """With no backbone: features in, logits out."""
+        precision = precision_type(config.precision, process.device)
+        order = TrainingOrder(
+            len(data.train.labels),
+            config.batch_size,
+            config.seed,
+            data.train.labels if config.balance == "order" else None,
+            None,
+            process.rank,
+            process.world_size,
+            config.accumulate,
+        )
+        self._loop = Loop(
+            config,
+            self.model,
+            FeatureInputs(config, data.train, data.validation, order, process, precision),
+            data.classes,
+            data.class_counts,
+            process,
+            precision,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self._loop.ended
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """`epoch` and `validation` metrics of the best epoch so far."""
+        return self._loop.position.best
+
+    def train_epoch(self) -> dict[str, Any]:
+        """Trains and validates the next epoch; its line, as `metrics.jsonl` has it."""
+        line = self._loop.train_epoch(Watcher())
+        self._loop.end_epoch(line)
+        return line

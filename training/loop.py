@@ -20,7 +20,7 @@ from training.evaluate import Evaluation
 from training.inputs import Inputs
 from training.loader import Batch
 from training.losses import make_loss
-from training.metrics import most_frequent_count
+from training.metrics import is_better, most_frequent_count
 from training.model import CountNet
 from training.optimization import Average, Schedule, make_optimizer
 from training.order import step_seed
@@ -199,10 +199,11 @@ class Loop:
             line["validation"] = {name: summary[name] for name in VALIDATED}
         position.epoch, position.step, position.sums = line["epoch"], 0, {}
         position.history.append(line)
+        metric = config.best_metric
         better = (
             evaluation is None
             or not position.best
-            or summary["accuracy"] > position.best["validation"]["accuracy"]
+            or is_better(metric, summary[metric], position.best["validation"][metric])
         )
         if better:
             position.best = {"epoch": position.epoch, "validation": line.get("validation")}

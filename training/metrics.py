@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.int64]
 
-__all__ = ["confusion_matrix", "most_frequent_count", "summarize"]
+__all__ = ["LOWER_IS_BETTER", "confusion_matrix", "is_better", "most_frequent_count", "summarize"]
+
+
+LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae"})
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether a metric's value is better than another one; NaN never is."""
+    return value < than if metric in LOWER_IS_BETTER else value > than
 
 
 def confusion_matrix(labels: Counts, predicted: Counts, num_classes: int) -> Counts:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,8 @@ EXPLODED = 20.0
 """A loss so many times that of guessing, ln(classes), does not come back by itself."""
 LAG = 2
 """Steps after which a GPU's loss is read: it has long been computed, so nobody waits for it."""
+NAMED_IDS = 12
+"""Photos of a batch that an error names."""
 
 
 class Terminated(Exception):
@@ -37,6 +39,13 @@ class Diverged(Exception):
         """The step, of the run, from 0."""
         self.loss = loss
         """Mean over the process's own samples; None where another process saw it."""
+
+    def explain(self, ids: Sequence[str]) -> str:
+        """What went wrong with the batch of these photos."""
+        loss = "not finite or far too high" if self.loss is None else f"{self.loss:.4g}"
+        named = ", ".join(ids[:NAMED_IDS])
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+        return f"the loss is {loss}; the batch was {named}{more}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from sharding.build import build
 from sharding.distribute import Processes
 from sharding.plan import Options
 from tests.conftest import REPOSITORY, contents
+from tests.ray_nodes import ray_cluster
 from tests.sharding.faulty_s3 import faulty_proxy
 
 OPTIONS = Options(shard_samples=30)
@@ -136,45 +136,25 @@ def test_twenty_kills_at_random_moments_change_no_byte(
 
 @pytest.mark.slow
 def test_a_ray_node_killed_in_mid_build_changes_no_byte(bucket: Path, tmp_path: Path) -> None:
-    """Two nodes of `ray start`; the second one is killed while it makes shards."""
+    """Of two nodes, the second one is killed while it makes shards."""
     many = ("--shard-samples", 4, "--resize", "64x64")
     expected = tmp_path / "expected"
     subprocess.run(command(bucket, expected, *many), cwd=REPOSITORY, check=True)
-    # Whatever token this machine's user may have: `ray start --head` would take it, and others not.
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1"]
-    head = [*ray, "--head", "--port=6399", "--include-dashboard=false"]
-    node = [*ray, "--address=127.0.0.1:6399", "--block"]
     folder = tmp_path / "made"
-    second = None
-    try:
-        subprocess.run(head, cwd=REPOSITORY, check=True, capture_output=True, env=environment)
-        second = subprocess.Popen(
-            node,
-            cwd=REPOSITORY,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            env=environment,
-        )
-        time.sleep(8)
+    with ray_cluster(2) as cluster:
         with (tmp_path / "log").open("wb") as log:
             building = subprocess.Popen(
-                command(bucket, folder, *many, "--ray", "127.0.0.1:6399"),
+                command(bucket, folder, *many, "--ray", cluster.address),
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=cluster.environment,
             )
         while not list(folder.glob(".build/*.json")) and building.poll() is None:
             time.sleep(0.02)
-        os.killpg(second.pid, signal.SIGKILL)
+        cluster.nodes[1].kill()
         assert building.wait(200) == 0, (tmp_path / "log").read_text()
-        assert contents(folder) == contents(expected)
-    finally:
-        if second is not None and second.poll() is None:
-            os.killpg(second.pid, signal.SIGKILL)
-        stop = [sys.executable, "-m", "ray.scripts.scripts", "stop", "--force"]
-        subprocess.run(stop, capture_output=True)
+    assert contents(folder) == contents(expected)
 
 
 def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -> None:

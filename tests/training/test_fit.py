@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,27 +112,6 @@ def test_the_same_seed_gives_the_same_weights(finished: Path, shards: Path, tmp_
     assert same_tensors(tmp_path / "last.pt", finished / "last.pt")
 
 
-def test_a_killed_run_resumes_to_identical_weights(
-    finished: Path, shards: Path, tmp_path: Path
-) -> None:
-    config = settings(shards, tmp_path / "run", checkpoint_every_steps=1)
-    command = [sys.executable, "-m", "training", "fit", *arguments(config)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-    last = tmp_path / "run/last.pt"
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    checkpoint, _ = read_checkpoint(last)
-    assert (checkpoint.epoch, checkpoint.step) != (2, 0), "it was killed before its end"
-    fit(settings(shards, tmp_path / "run", resume=True))
-    assert same_tensors(last, finished / "last.pt")
-    metrics = [(run / "metrics.jsonl").read_text() for run in (finished, tmp_path / "run")]
-    one, two = ([json.loads(line) for line in text.splitlines()] for text in metrics)
-    assert [line["train"] for line in one] == [line["train"] for line in two]
-    assert [line["validation"] for line in one] == [line["validation"] for line in two]
-
-
 def test_a_finished_run_is_kept_and_resuming_it_changes_nothing(
     finished: Path, shards: Path
 ) -> None:
@@ -203,22 +180,33 @@ def test_any_number_of_processes_evaluates_to_the_same_sums(
         assert several["loss"] == pytest.approx(one["loss"], abs=1e-6)
 
 
-def test_two_processes_train_on_the_batches_of_one(shards: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_the_batches_of_one(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a frozen backbone the gradients are the same sums, so the losses follow each other."""
-    configs = [
-        settings(shards, tmp_path / name, trainable="head", batch_size=15) for name in ("1", "2")
-    ]
-    fit(configs[0])
-    result = torchrun(2, "training", "fit", *arguments(configs[1]))
-    assert result.returncode == 0, result.stderr
-    one, two = (
-        [json.loads(line) for line in (config.run / "metrics.jsonl").read_text().splitlines()]
-        for config in configs
-    )
-    for a, b in zip(one, two, strict=True):
-        assert a["train"]["samples"] == b["train"]["samples"] == 60
-        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-3)
-        assert a["validation"]["loss"] == pytest.approx(b["validation"]["loss"], abs=1e-3)
+    lines, batches = [], []
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        monkeypatch.setenv("RECORDING", str(folder))
+        config = settings(shards, folder / "run", trainable="head", batch_size=15, epochs=3)
+        command = ["tests.training.recording", "fit", *arguments(config), "--no-cache-features"]
+        result = torchrun(world, *command)
+        assert result.returncode == 0, result.stderr
+        lines.append([json.loads(x) for x in (config.run / "metrics.jsonl").open()])
+        ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+        batches.append(
+            [
+                (parts[0][0], [i for _, part in parts for i in part])
+                for parts in zip(*ranks, strict=True)
+            ]
+        )
+    assert batches[0] == batches[1]
+    assert [epoch for epoch, _ in batches[0]] == [0] * 4 + [1] * 4 + [2] * 4
+    for one, two in zip(*lines, strict=True):
+        assert one["train"]["samples"] == two["train"]["samples"] == 60
+        for split in ("train", "validation"):
+            assert one[split]["loss"] == pytest.approx(two[split]["loss"], abs=1e-3)
 
 
 def predictions(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from tests.training.test_fit import settings
 from training.checkpoint import checkpoint_bytes, read_checkpoint
 from training.config import FitConfig
 from training.fit import fit
-from training.heads import read_head_data, train_head
+from training.heads import HeadTraining, read_head_data
 from training.losses import class_weights, make_loss, targets
 from training.model import CountNet, build_model
 from training.optimization import Average, make_optimizer
@@ -142,16 +142,34 @@ def test_the_caller_of_a_run_may_end_it(shards: Path, tmp_path: Path) -> None:
     assert len(fitted.history) == 1
 
 
+def test_the_best_epoch_is_the_one_of_the_metric_asked_for(shards: Path, tmp_path: Path) -> None:
+    config = settings(shards, tmp_path / "a", trainable="head", epochs=6, lr=0.05)
+    ways: dict[MetricName, Callable[[list[float]], float]] = {
+        "accuracy": max,
+        "loss": min,
+        "rmse": min,
+    }
+    for metric, extreme in ways.items():
+        run = replace(config, run=tmp_path / metric, best_metric=metric)
+        fitted = fit(run)
+        values = [line["validation"][metric] for line in fitted.history]
+        assert fitted.best["epoch"] == 1 + values.index(extreme(values))
+
+
 def test_a_head_trained_without_a_run_is_the_one_of_the_run(shards: Path, tmp_path: Path) -> None:
     from tests.training.test_features import ALONE
 
     config = settings(shards, tmp_path, trainable="head", epochs=3, ema=0.5, dropout=0.1)
     fitted = fit(config)
-    trained = train_head(config, read_head_data(config, ALONE), ALONE)
+    trained = HeadTraining(config, read_head_data(config, ALONE), ALONE)
+    lines = []
+    while not trained.ended:
+        lines.append(trained.train_epoch())
     timeless = [
         [{k: line[k] for k in ("epoch", "lr", "train", "validation")} for line in history]
-        for history in (fitted.history, trained.history)
+        for history in (fitted.history, lines)
     ]
+    assert trained.best == fitted.best
     assert timeless[0] == timeless[1]
     checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
     head = trained.model.state_dict()

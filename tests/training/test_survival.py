@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, same_tensors, settings, torchrun
 from training.checkpoint import Checkpoint, checkpoint_bytes, parse_checkpoint, read_checkpoint
 from training.checkpoint_writer import CheckpointWriter
+from training.config import FitConfig
 from training.distributed import Process
 from training.fit import fit
 from training.loop import Step
@@ -103,29 +106,71 @@ def workers(launcher: int) -> list[int]:
     ]
 
 
-def test_a_killed_process_of_two_is_replaced_and_the_weights_are_identical(
-    shards: Path, tmp_path: Path
-) -> None:
-    whole = settings(shards, tmp_path / "whole", epochs=6)
-    assert torchrun(2, "training", "fit", *arguments(whole)).returncode == 0
-    config = settings(shards, tmp_path / "run", epochs=6, checkpoint_every_steps=1)
+LONG = {"batch_size": 4, "epochs": 3}
+"""An epoch of 16 steps: time to be killed in."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a run of so many processes that nobody disturbed."""
+
+    @cache
+    def run(processes: int) -> Path:
+        config = settings(shards, tmp_path_factory.mktemp("whole"), **LONG)
+        result = torchrun(processes, "training", "fit", *arguments(config))
+        assert result.returncode == 0, result.stderr
+        return config.run
+
+    return run
+
+
+def start(processes: int, config: FitConfig, *options: str) -> subprocess.Popen[str]:
+    """Starts a run that saves after every step, and returns when it is in mid-epoch."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launcher += ["--nproc-per-node=2", "--max-restarts=1", "-m", "--", "training", "fit"]
+    launcher += [f"--nproc-per-node={processes}", *options, "-m", "--", "training", "fit"]
     process = subprocess.Popen(
-        [*launcher, *arguments(config)],
+        [*launcher, *arguments(replace(config, checkpoint_every_steps=1))],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    while not (config.run / "last.pt").exists() and process.poll() is None:
-        time.sleep(0.005)
+    last = config.run / "last.pt"
+    while not (last.exists() and read_checkpoint(last)[0].step) and process.poll() is None:
+        time.sleep(0.002)
+    return process
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_in_mid_epoch_resumes_to_identical_weights(
+    processes: int, shards: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
+) -> None:
+    config = settings(shards, tmp_path, **LONG)
+    process = start(processes, config)
+    for pid in (process.pid, *workers(process.pid)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    checkpoint, _ = read_checkpoint(config.run / "last.pt")
+    assert 0 < checkpoint.step < 16, "it was killed in mid-epoch"
+    result = torchrun(processes, "training", "fit", *arguments(replace(config, resume=True)))
+    assert result.returncode == 0, result.stderr
+    assert f"resuming after epoch {checkpoint.epoch}, step {checkpoint.step}" in result.stderr
+    whole = uninterrupted(processes)
+    assert same_tensors(config.run / "last.pt", whole / "last.pt")
+    assert timeless(config.run) == timeless(whole)
+
+
+def test_a_killed_process_of_two_is_replaced_and_the_weights_are_identical(
+    shards: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
+) -> None:
+    config = settings(shards, tmp_path, **LONG)
+    process = start(2, config, "--max-restarts=1")
     os.kill(workers(process.pid)[-1], signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "resuming after epoch" in errors
-    assert same_tensors(config.run / "last.pt", whole.run / "last.pt")
-    assert timeless(config.run) == timeless(whole.run)
+    assert same_tensors(config.run / "last.pt", uninterrupted(2) / "last.pt")
+    assert timeless(config.run) == timeless(uninterrupted(2))
 
 
 def test_a_loss_gone_astray_names_step_batch_and_the_last_good_checkpoint(

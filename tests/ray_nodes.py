@@ -1,0 +1,116 @@
+"""Clusters of Ray for tests: nodes of `ray start`, which end with the test and end no other Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+__all__ = ["Cluster", "Node", "ray_cluster"]
+
+START_TIMEOUT_S = 120.0
+OBJECT_STORE_BYTES = 128 * 2**20
+LOCALHOST = "127.0.0.1"
+
+
+class Node:
+    """`ray start` in a process group of its own."""
+
+    def __init__(self, options: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        # Ray gives workers groups of their own, so the group alone would not tell who belongs here.
+        self._mark = f"BINTALLY_TEST_NODE={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        self._log = folder / f"{value}.log"
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+                env={**environment, name: value},
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Until the cluster knows the node."""
+        until = time.monotonic() + START_TIMEOUT_S
+        while "Ray runtime started" not in self._log.read_text():
+            alive = self._process.poll() is None and time.monotonic() < until
+            assert alive, f"the node did not start: {self._log.read_text()}"
+            time.sleep(0.1)
+
+    def processes(self) -> list[int]:
+        """The ids of the node's processes, its workers among them."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    folder.name.isdigit()
+                    and self._mark.encode() in (folder / "environ").read_bytes()
+                ):
+                    found.append(int(folder.name))
+        return found
+
+    def kill(self) -> None:
+        """Ends all of its processes at once, as a power cut does; returns when they are gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+class Cluster:
+    """A head and further nodes on this machine."""
+
+    def __init__(self, address: str, environment: Mapping[str, str], nodes: list[Node]) -> None:
+        self.address = address
+        """For `--ray`."""
+        self.environment = environment
+        """For the processes that connect."""
+        self.nodes = nodes
+        """The head is the first."""
+
+
+@contextlib.contextmanager
+def ray_cluster(num_nodes: int, *, cores: int = 1) -> Iterator[Cluster]:
+    """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
+    yields, and none is left when it is over."""
+    with (
+        # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name,
+        contextlib.ExitStack() as stack,
+    ):
+        # A token of this machine's user would be asked for by the head, and not sent by clients.
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
+        address = f"{LOCALHOST}:{_free_port()}"
+        size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+        head += [f"--ray-client-server-port={_free_port()}"]
+        nodes: list[Node] = []
+        for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
+            node = Node([*role, *size], environment, Path(name))
+            stack.callback(node.kill)
+            node.wait_until_ready()
+            nodes.append(node)
+        yield Cluster(address, environment, nodes)
+
+
+def _free_port() -> int:
+    with socket.create_server((LOCALHOST, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
