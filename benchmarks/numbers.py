@@ -37,10 +37,10 @@ class Numbers:
         self.files = files
 
     def get(self, name: str) -> float:
-        """The number of that name, or the quotient of two, `A ÷ B`; else `UnknownNumber`."""
+        """The number of that name, or a quotient, `A ÷ B` or `A ÷ 1000`; else `UnknownNumber`."""
         dividend, divided, divisor = name.partition(" ÷ ")
         if divided:
-            return self.get(dividend) / self.get(divisor)
+            return self.get(dividend) / (float(divisor) if divisor.isdigit() else self.get(divisor))
         found = _number(self.find(name))
         if found is None:
             raise UnknownNumber(f"{name}: not a number")
@@ -87,7 +87,7 @@ def _number(value: Any) -> float | None:
 
 
 def form(value: float, spec: str = "") -> str:
-    """A number as the README writes it: by a format of Python's, `time`, or `words` and a format.
+    """A number as the README writes it: by a format of Python's, or `time`.
 
     >>> form(1439.7), form(0.3471, ".1%"), form(13680, "time")
     ('1,440', '34.7%', '3.8 h')

@@ -4,13 +4,14 @@ In the README a number that was measured or published stands between comments, w
 show:
 
     <!--= loader/ours, CPU engine/photos_per_s -->1,440<!--/-->
-    <!--= sharding/distant_server/share | .0% -->90%<!--/-->
-    <!--= measured/small_ours_per_s ÷ measured/small_dali_per_s | .1f -->1.8<!--/-->
+    <!--= sharding/distant_server/share as .0% -->90%<!--/-->
+    <!--= measured/small_ours_per_s ÷ measured/small_dali_per_s as .1f -->1.8<!--/-->
 
 `benchmarks.numbers` says what names there are, and which formats. A table of a benchmark's rows
-stands between `<!-- table: loader` with a line `key: title | format` for each column, then `-->`,
+stands between `<!-- table: loader` with a line `key: title as format` for each column, then `-->`,
 and `<!-- /table -->`; `<!-- table: scaling -->` is the model's.
 
+No line may begin with such a comment: what follows it would be no part of its paragraph any more.
 What else looks like a measurement (a unit, a per cent sign, a fraction, a thousands separator, a
 table's cell) and is none is marked with what it is, `<!--: setting -->50%<!--/-->`, unless it is
 code, a part of a link or a version. So a number that nobody measured cannot slip in.
@@ -34,13 +35,13 @@ __all__ = ["README", "Draft", "draw", "run", "untraced"]
 README = Path(__file__).parent.parent / "README.md"
 
 TRACED = re.compile(
-    r"(?P<head><!--= (?P<name>[^|]*?)(?: \| (?P<spec>\S+))? -->)(?P<shown>.*?)(?P<foot><!--/-->)",
+    r"(?P<head><!--= (?P<name>.*?)(?: as (?P<spec>\S+))? -->)(?P<shown>.*?)(?P<foot><!--/-->)",
     re.DOTALL,
 )
 TOLD = re.compile(r"<!--: (?P<what>.*?) -->.*?<!--/-->", re.DOTALL)
 TABLE = re.compile(
     r"(?P<head><!-- table: (?P<name>\S+)(?P<columns>.*?)-->\n)"
-    r"(?P<shown>.*?)(?P<foot>\n?<!-- /table -->)",
+    r"(?P<shown>.*?)(?P<foot><!-- /table -->)",
     re.DOTALL,
 )
 OTHERWISE_FINE = (
@@ -99,7 +100,7 @@ def draw(text: str, numbers: Numbers) -> Draft:
 def _table(match: re.Match[str], numbers: Numbers) -> str:
     name = match["name"]
     if name == "scaling":
-        return to_markdown(numbers)
+        return to_markdown(numbers) + "\n"
     columns = [_column(line) for line in match["columns"].strip().splitlines()]
     benchmark: Mapping[str, Any] = numbers.find(name)
     rows = sorted(benchmark["contestants"], key=lambda row: _rank(row, columns[0].key))
@@ -111,7 +112,7 @@ def _table(match: re.Match[str], numbers: Numbers) -> str:
         shown = {"ours": f"**{row['name']}**", "limit": f"*{row['name']}*"}
         cells = [_cell(row, column) for column in columns]
         lines.append(f"| {shown.get(row['role'], row['name'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class _Column:
 
 def _column(line: str) -> _Column:
     key, colon, rest = line.partition(": ")
-    title, _, spec = rest.partition(" | ")
+    title, _, spec = rest.partition(" as ")
     if not colon:
-        raise UnknownNumber(f"{line!r}: a table's column is `key: title` or `key: title | format`")
+        raise UnknownNumber(f"{line!r}: a table's column is `key: title` or `key: title as format`")
     return _Column(key.strip(), title.strip(), spec.strip())
 
 
@@ -141,7 +142,10 @@ def _cell(row: Mapping[str, Any], column: _Column) -> str:
 
 
 def untraced(text: str) -> Iterator[str]:
-    """A line for each number that looks measured and names no source."""
+    """A line for each number that looks measured and names no source, or that breaks its line."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith(("<!--=", "<!--:")):
+            yield f"line {number}: begins with a comment, which ends the paragraph"
 
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", "\x00", match[0])

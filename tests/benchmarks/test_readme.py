@@ -45,6 +45,7 @@ NUMBERS = Numbers(
         ("loader/ours, on 2/photos_per_s/maximum", "", "1,554"),
         ("loader/ours, on 2/photos_per_s ÷ loader/theirs/photos_per_s", ".1f", "3.5"),
         ("measured/share", ".0%", "90%"),
+        ("measured/demo_s ÷ 100", ".2f", "1.44"),
         ("measured/demo_s", "time", "2.4 min"),
     ],
 )
@@ -70,7 +71,7 @@ def test_durations_are_in_a_unit_that_people_read(seconds: float, shown: str) ->
 
 def test_stale_numbers_are_written_anew_and_named() -> None:
     text = (
-        "It took <!--= measured/demo_s -->99<!--/--> s, <!--= measured/share | .0% -->90%<!--/-->."
+        "It took <!--= measured/demo_s -->99<!--/--> s, <!--= measured/share as .0% -->90%<!--/-->."
     )
     draft = draw(text, NUMBERS)
     assert draft.text == text.replace("99", "144")
@@ -87,7 +88,7 @@ def test_an_unknown_number_is_named_and_left_as_it_was() -> None:
 
 
 def test_a_table_has_the_fastest_first_and_the_limits_last() -> None:
-    head = "<!-- table: loader\nphotos_per_s: photos/s\nratio: × theirs | .2f\n-->\n"
+    head = "<!-- table: loader\nphotos_per_s: photos/s\nratio: × theirs as .2f\n-->\n"
     draft = draw(f"{head}old\n<!-- /table -->", NUMBERS)
     assert draft.text == head + (
         "| loader | photos/s | × theirs |\n"
@@ -137,7 +138,7 @@ def test_a_readme_is_checked_and_rewritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "README.md"
-    file.write_text("Index: <!--= measured/index_s | .1f -->99<!--/--> s, 12 s.\n")
+    file.write_text("Index: <!--= measured/index_s as .1f -->99<!--/--> s, 12 s.\n")
     assert run(check=True, path=file) == 1
     told = capsys.readouterr().err
     assert "not 99" in told
@@ -145,6 +146,11 @@ def test_a_readme_is_checked_and_rewritten(
     assert "99" in file.read_text()
     assert run(check=False, path=file) == 1, "a number without a source stays wrong"
     assert "99" not in file.read_text()
+
+
+def test_a_line_that_a_comment_begins_is_refused() -> None:
+    (told,) = untraced("It took\n  <!--= measured/demo_s -->144<!--/--> s.\n")
+    assert told.startswith("line 2: begins with a comment")
 
 
 def test_what_is_measured_or_quoted_says_how_or_where() -> None:

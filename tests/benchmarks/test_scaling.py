@@ -14,8 +14,8 @@ from benchmarks.scaling import (
     Scenario,
     check,
     epoch,
+    rows,
     sharding,
-    tabulate,
 )
 from tests.conftest import Command
 
@@ -66,9 +66,9 @@ def test_without_a_gpu_the_cores_bound(constants: Constants) -> None:
 
 
 def test_the_table_goes_from_a_laptop_to_a_billion(run: Command) -> None:
-    rows = tabulate(read_numbers())
-    assert [row["photos"] for row in rows] == [scenario.photos for scenario in SCENARIOS]
-    assert (rows[0]["photos"], rows[-1]["photos"]) == (10_000, 1_000_000_000)
+    found = rows(read_numbers())
+    assert [row["photos"] for row in found] == [scenario.photos for scenario in SCENARIOS]
+    assert (found[0]["photos"], found[-1]["photos"]) == (10_000, 1_000_000_000)
     printed = run("benchmarks", "scaling", check=True).stdout
     assert "a billion" in printed
     assert "docs.aws.amazon.com" in printed, "where a constant comes from"
