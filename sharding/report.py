@@ -5,18 +5,16 @@ The numbers come from `sharding.statistics`; the page's words and looks are in `
 
 from __future__ import annotations
 
-import io
-import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError, WorkError
+from bintally.pages import render_page
 from bintally.places import Place, write_atomically
+from bintally.plots import THEME, save_figure, svg
 from sharding.catalog import read_catalog_file
 from sharding.dataset import CATALOG, read_dataset
 from sharding.statistics import FEW, Histogram, SplitStatistics, Statistics, summarize
@@ -24,6 +22,7 @@ from sharding.statistics import FEW, Histogram, SplitStatistics, Statistics, sum
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["render_report", "write_report"]
 
@@ -50,15 +49,11 @@ def write_report(place: Place, output: Path) -> Path:
     return output / "report.html"
 
 
-# Figures are drawn in a palette: as PNG in this one, as SVG in stand-in colours that the page's CSS
-# variables of the same names then replace, so that they follow the reader's light or dark theme.
+# Figures are drawn in a palette: as PNG in this one, on the page in its own (`plots.THEME`).
 _LIGHT = {
     "paper": "#fdfcf9", "ink": "#1d1a16", "muted": "#696157", "line": "#e4ddd0",
     "fill": "#d99100", "rest": "#b9b2a6",
 }  # fmt: skip
-_STAND_INS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_LIGHT, 16)}
-_MATPLOTLIB_STYLE = threading.Lock()
-"""Held while matplotlib's settings, which are the whole process's, are ours."""
 
 Colours = Mapping[str, str]
 Draw = Callable[["Axes", Colours], None]
@@ -67,18 +62,14 @@ Draw = Callable[["Axes", Colours], None]
 def render_report(statistics: Statistics, title: str) -> tuple[str, dict[str, bytes]]:
     """The page, self-contained, and the PNG figures by file name. The same input gives the same
     bytes, and every value is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
     figures = _figures(statistics)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        number=lambda value, digits=0: "–" if value is None else f"{value:,.{digits}f}",
-        share=lambda part, whole: f"{part / whole:.1%}" if whole else "–",
-    )
-    template = resources.files("sharding").joinpath("report.html.j2").read_text(encoding="utf-8")
-    html = environment.from_string(template).render(
+    filters: dict[str, Callable[..., object]] = {
+        "number": lambda value, digits=0: "–" if value is None else f"{value:,.{digits}f}",
+        "share": lambda part, whole: f"{part / whole:.1%}" if whole else "–",
+    }
+    html = render_page(
+        "sharding",
+        filters,
         title=title,
         statistics=statistics,
         figures={
@@ -86,10 +77,7 @@ def render_report(statistics: Statistics, title: str) -> tuple[str, dict[str, by
             for name, panels in figures.items()
         },
     )
-    return html, {
-        f"{name}.png": _save(panels, _LIGHT, _inches(panels), "png")
-        for name, panels in figures.items()
-    }
+    return html, {f"{name}.png": _png(panels) for name, panels in figures.items()}
 
 
 def _figures(statistics: Statistics) -> dict[str, dict[str, Draw]]:
@@ -223,55 +211,17 @@ def _inches(panels: Mapping[str, Draw]) -> tuple[float, float]:
 
 def _svg(heading: str, draw: Draw, inches: tuple[float, float]) -> Markup:
     """A panel's `<svg>` element for the page."""
-    from markupsafe import Markup, escape
-
-    text = _save({heading: draw}, _STAND_INS, inches, "svg").decode()
-    inner = text[text.index(">", text.index("<svg")) + 1 :]
-    inner = re.sub(r'<g id="[^"]*">', "<g>", inner)
-    for name, colour in _STAND_INS.items():
-        inner = inner.replace(colour, f"var(--{name})")
-    box = " ".join(f"{72 * side:g}" for side in inches)
-    head = f'<svg role="img" aria-label="{escape(heading)}" viewBox="0 0 {box}">'
-    return Markup(head + inner)  # safe: matplotlib escapes the text that it draws
+    return svg(heading, inches, lambda figure: draw(figure.add_subplot(), THEME))
 
 
-def _save(
-    panels: Mapping[str, Draw], colours: Colours, inches: tuple[float, float], kind: str
-) -> bytes:
-    """The panels side by side, in matplotlib's format `kind`; a PNG has their headings in it."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+def _png(panels: Mapping[str, Draw]) -> bytes:
+    """The panels side by side, each under its heading."""
+    width, height = _inches(panels)
 
-    settings = {
-        "axes.axisbelow": True, "axes.edgecolor": colours["line"], "axes.facecolor": "none",
-        "axes.grid": True, "axes.grid.axis": "y", "axes.labelcolor": colours["muted"],
-        "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
-        "axes.titlecolor": colours["ink"], "axes.titlelocation": "left", "axes.titlesize": 9,
-        "axes.titleweight": "bold", "axes.titlepad": 10.0,
-        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
-        "font.size": 8.5, "grid.color": colours["line"], "grid.linewidth": 0.7,
-        "legend.frameon": False, "legend.labelcolor": colours["ink"],
-        "svg.fonttype": "none",  # text stays text, in the page's own font
-        "svg.hashsalt": "".join(panels),  # the pictures of a page share no ids
-        "text.parse_math": False,
-        "xtick.color": colours["line"], "xtick.labelcolor": colours["muted"],
-        "ytick.labelcolor": colours["muted"], "ytick.left": False,
-    }  # fmt: skip
-    nothing = {
-        "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        "png": {"Software": None},
-    }
-    buffer = io.BytesIO()
-    with _MATPLOTLIB_STYLE, style.context(settings, after_reset=True):
-        margin = 0.12 if kind == "png" else 0.04
-        layout = ConstrainedLayoutEngine(w_pad=margin, h_pad=margin)
-        figure = Figure((inches[0] * len(panels), inches[1]), layout=layout)
-        figure.set_facecolor(colours["paper"] if kind == "png" else "none")
+    def draw_all(figure: Figure) -> None:
         for place, (heading, draw) in enumerate(panels.items(), 1):
             axes = figure.add_subplot(1, len(panels), place)
-            draw(axes, colours)
-            if kind == "png":
-                axes.set_title(heading)
-        figure.savefig(buffer, format=kind, dpi=200, metadata=nothing[kind])
-    return buffer.getvalue()
+            draw(axes, _LIGHT)
+            axes.set_title(heading)
+
+    return save_figure(draw_all, (width * len(panels), height), _LIGHT, "png", "".join(panels))

@@ -71,60 +71,29 @@ class Evaluate:
     device: DeviceName = "auto"
 
     def execute(self) -> int:
-        import torch
-
-        from bintally.places import open_place
-        from sharding.dataset import read_dataset
-        from training.checkpoint import read_checkpoint
-        from training.config import precision_type
-        from training.distributed import joined
-        from training.engine import make_engine
-        from training.evaluate import evaluate
-        from training.metrics import most_frequent_count
-        from training.results import REPORT, write_results
-        from training.samples import Samples
+        from training.measure import measure
+        from training.results import REPORT
         from training.shards import shard_cache
 
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")
-        checkpoint, sha256 = read_checkpoint(self.checkpoint)
-        place = open_place(self.shards)
-        dataset = read_dataset(place)
-        if list(dataset.classes) != checkpoint.classes:
-            raise UsageError(
-                f"{self.checkpoint} tells the counts {checkpoint.classes} apart, and "
-                f"{self.shards} has {list(dataset.classes)}: not made for each other"
-            )
-        samples = Samples(place, dataset, self.split, shard_cache(self.cache, self.cache_gib))
-        if not len(samples):
-            raise UsageError(f"--split {self.split}: has no samples in {self.shards}")
-        model, preprocessing = checkpoint.build()
-        with joined(self.device) as process:
-            precision = precision_type(self.precision, process.device)
-            engine = make_engine(
-                self.engine,
-                preprocessing,
-                process.device,
-                self.batch_size,
-                half=precision != torch.float32,
-            )
-            evaluation = evaluate(
-                model.to(process.device),
-                samples,
-                checkpoint.classes,
-                engine,
-                process,
-                batch_size=self.batch_size,
-                precision=precision,
-            )
-            if process.is_first:
-                folder = self.output or self.checkpoint.parent
-                baseline = most_frequent_count(dataset.splits["train"].class_counts)
-                summary = write_results(folder, evaluation, samples, checkpoint, sha256, baseline)
-                if checkpoint.dataset != dataset.sha256:
-                    print("note: this is not the dataset that the model was trained on")
-                _print_summary(summary)
-                print(f"report: {folder / REPORT}")
+        folder = self.output or self.checkpoint.parent
+        summary, same_dataset = measure(
+            self.checkpoint,
+            self.shards,
+            self.split,
+            folder,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            engine_name=self.engine,
+            device=self.device,
+            cache=shard_cache(self.cache, self.cache_gib),
+        )
+        if summary is not None:
+            if not same_dataset:
+                print("note: this is not the dataset that the model was trained on")
+            _print_summary(summary)
+            print(f"report: {folder / REPORT}")
         return 0
 
 

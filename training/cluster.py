@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bintally.places import open_place
 from sharding.dataset import read_dataset
 from training.config import FitConfig
 
-__all__ = ["fit_on_ray"]
+__all__ = ["fit_in_group", "fit_on_ray", "settled"]
 
 RESTARTS = 3
 """How often all workers begin again where they were, when one or its machine is lost."""
@@ -27,8 +28,6 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
     """
     import ray
     import torch
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     from training.distributed import Process
     from training.resumption import find_earlier
@@ -39,51 +38,82 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
     on_gpu = config.device == "cuda" or (
         config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
     )
-    # Workers start in a folder of Ray's; a path here must mean the same there.
-    shards = config.shards if "://" in config.shards else str(Path(config.shards).absolute())
-    settled = replace(
-        config,
-        shards=shards,
-        run=config.run.absolute(),
-        weights=_absolute(config.weights),
-        device="cuda" if on_gpu else "cpu",
-        # Workers that begin again must not begin anew: what is to be cleared is cleared here.
-        resume=True,
-    )
     dataset = read_dataset(open_place(config.shards))
     find_earlier(config, dataset.sha256, Process(0, 1, 0, torch.device("cpu")))
+    try:
+        # Workers that begin again must not begin anew: what is to be cleared is cleared above.
+        fit_in_group(
+            replace(settled(config), resume=True, device="cuda" if on_gpu else "cpu"),
+            workers,
+            {"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+        )
+    finally:
+        ray.shutdown()
+
+
+def settled(config: FitConfig) -> FitConfig:
+    """The same with absolute paths: Ray's workers start in a folder of Ray's."""
+    shards = config.shards if "://" in config.shards else str(Path(config.shards).absolute())
+    weights = config.weights
+    if weights not in ("imagenet", "none"):
+        weights = str(Path(weights).absolute())
+    return replace(config, shards=shards, weights=weights, run=config.run.absolute())
+
+
+def fit_in_group(
+    config: FitConfig, workers: int, resources: Mapping[str, float], *, in_trial: bool = False
+) -> None:
+    """Runs `fit` in workers of the cluster that this process is connected to (Ray Train).
+
+    `config` has absolute paths, and `resume`; `resources` are each worker's. In a trial of Ray
+    Tune, every epoch's line is reported to it. Raises what `fit` does.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    on_gpu = config.device == "cuda"
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"config": asdict(settled), "cache": os.environ.get("BINTALLY_CACHE")},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpu),
+        train_loop_config={
+            "config": asdict(config),
+            "cache": os.environ.get("BINTALLY_CACHE"),
+            "report": in_trial,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=on_gpu, resources_per_worker=dict(resources)
+        ),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         # What Ray keeps about the run lies beside what the run keeps of itself.
         run_config=RunConfig(
             name="ray",
-            storage_path=str(settled.run),
+            storage_path=str(config.run),
             failure_config=FailureConfig(max_failures=RESTARTS),
+            callbacks=[TuneReportCallback()] if in_trial else [],
         ),
     )
     try:
         trainer.fit()
     except Exception as error:
         # A worker's own error comes wrapped in several of Ray's.
-        raise _own(error) or WorkError(f"--ray {address}: {_last_line(error)}") from error
-    finally:
-        ray.shutdown()
+        raise _own(error) or WorkError(f"Ray Train: {_last_line(error)}") from error
 
 
 def _work(settings: dict[str, Any]) -> None:
     """What a worker does: `fit`, beside its peers."""
+    import ray.train
+
     from training.fit import fit
 
     if settings["cache"]:
         os.environ["BINTALLY_CACHE"] = settings["cache"]
-    fit(FitConfig(**settings["config"]))
 
+    def report(line: dict[str, Any]) -> bool:
+        # Ray Train wants it of every worker, and takes the first one's.
+        ray.train.report({"line": line})
+        return False
 
-def _absolute(weights: str) -> str:
-    return weights if weights in ("imagenet", "none") else str(Path(weights).absolute())
+    fit(FitConfig(**settings["config"]), report if settings["report"] else None)
 
 
 def _own(error: BaseException) -> UsageError | WorkError | None:

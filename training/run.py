@@ -30,13 +30,13 @@ from training.preprocessing import Preprocessing
 from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
 from training.resumption import find_earlier, read_together
 from training.samples import Samples
-from training.survival import Diverged, Survival, Terminated
+from training.survival import Diverged, LossDiverged, Survival, Terminated
 from training.watching import Watch
 
 __all__ = ["OnEpoch", "Run"]
 
 OnEpoch = Callable[[dict[str, Any]], bool]
-"""Is given an epoch's line of `metrics.jsonl` (on the first process); True ends the run."""
+"""Is given an epoch's line of `metrics.jsonl`, on every process; True on the first ends the run."""
 
 
 class Run(Watcher):
@@ -232,8 +232,8 @@ class Run(Watcher):
             rule = self.watch.end_epoch(loop.position.history, loop.evaluation, num_classes)
             reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
-            if self.on_epoch is not None and self.on_epoch(line):
-                reason = "by the caller"
+        if self.on_epoch is not None and self.on_epoch(line) and self.process.is_first:
+            reason = "by the caller"
         loop.stopped = loop.stopped or self.process.share(reason)
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
@@ -289,7 +289,7 @@ class Run(Watcher):
             say(f"asked to end: all is saved in {self.config.run}, --resume goes on from there")
         self.process.wait()
 
-    def _explained(self, error: Diverged) -> WorkError:
+    def _explained(self, error: Diverged) -> LossDiverged:
         """What is to be known of a loss that went astray."""
         loop, config = self.loop, self.config
         self.writer.flush()
@@ -301,7 +301,7 @@ class Run(Watcher):
         if last.exists():
             good, _ = read_checkpoint(last)
             kept = f"the last good checkpoint is {last} (epoch {good.epoch}, step {good.step})"
-        return WorkError(
+        return LossDiverged(
             f"epoch {epoch + 1}, step {step + 1}: {told}; {kept}; "
             f"try a lower --lr than {config.lr}, or --precision fp32"
         )

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from bintally.command import WorkError
 from training.distributed import Agreement, Process
 from training.loop import Step
 
-__all__ = ["Diverged", "Survival", "Terminated", "termination"]
+__all__ = ["Diverged", "LossDiverged", "Survival", "Terminated", "termination"]
 
 EXPLODED = 20.0
 """A loss so many times that of guessing, ln(classes), does not come back by itself."""
@@ -46,6 +47,10 @@ class Diverged(Exception):
         named = ", ".join(ids[:NAMED_IDS])
         more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
         return f"the loss is {loss}; the batch was {named}{more}"
+
+
+class LossDiverged(WorkError):
+    """What a run ends with whose loss went astray, told in a line."""
 
 
 @contextmanager

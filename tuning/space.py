@@ -181,7 +181,7 @@ def parse_space(text: str, name: str) -> Space:
 
 
 def _range(value: Mapping[str, Any], where: str) -> Range:
-    ends = [value.get("low"), value.get("high")]
+    ends: list[Any] = [value.get("low"), value.get("high")]
     if value.keys() - {"low", "high", "log", "steps"} or not all(map(_is_number, ends)):
         raise UsageError(f"{where}: a range is {{low = …, high = …}}, with log or steps if wanted")
     dimension = Range(value["low"], value["high"], bool(value.get("log")), value.get("steps", 0))

@@ -55,8 +55,9 @@ class Study:
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
-        direction = "minimize" if lower_is_better else "maximize"
-        self._study = optuna.create_study(sampler=sampler, direction=direction)
+        self._study = optuna.create_study(
+            sampler=sampler, direction="minimize" if lower_is_better else "maximize"
+        )
         for parameters, value in earlier:
             if parameters.keys() == self._distributions.keys() and all(
                 d.single() or d._contains(d.to_internal_repr(parameters[name]))
@@ -121,7 +122,9 @@ class Study:
             self._told += 1
 
 
-def importance(space: Space, outcomes: Sequence[Outcome], *, lower_is_better: bool) -> dict[str, float]:
+def importance(
+    space: Space, outcomes: Sequence[Outcome], *, lower_is_better: bool
+) -> dict[str, float]:
     """The share of each setting in what tells good trials from others; empty of too few trials.
 
     PED-ANOVA (Watanabe, Bansal and Hutter 2023).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bintally.command import UsageError
 from tests.conftest import Command
 from tests.training.test_fit import settings
 from training.checkpoint import checkpoint_bytes, read_checkpoint
-from training.config import FitConfig
+from training.config import FitConfig, MetricName
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
 from training.losses import class_weights, make_loss, targets

@@ -1,0 +1,170 @@
+"""Notes of a search as it goes on: a file for each trial that is over, and a table to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ray import tune
+from ray.exceptions import OutOfMemoryError
+from ray.tune.search import Searcher
+
+from bintally.progress import Progress, say
+from training.metrics import is_better
+from tuning.results import CSV, Trial, read_trials, write_csv, write_trial
+from tuning.study import Study
+from tuning.trial import Task, number_of
+
+__all__ = ["InOrder", "Journal"]
+
+
+class InOrder(Searcher):  # type: ignore[misc]
+    """A `Study`, for Ray Tune to ask. It answers when all is there that the answer depends on."""
+
+    def __init__(self, study: Study, num_trials: int) -> None:
+        super().__init__()
+        self._study, self._num_trials = study, num_trials
+        self._numbers: dict[str, int] = {}
+        self.ended = ""
+        """Why there were no more trials, before the number that was asked for."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """See `Searcher`."""
+        if len(self._numbers) >= self._num_trials or self.ended:
+            return Searcher.FINISHED
+        if not self._study.ready:
+            return None
+        if reason := self._study.exhausted:
+            self.ended = reason
+            return Searcher.FINISHED
+        number = self._numbers[trial_id] = len(self._numbers)
+        return {"number": number, "parameters": self._study.ask()}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """See `Searcher`."""
+        value = None if error or not result else result.get("value")
+        finite = value is not None and abs(value) != float("inf")
+        self._study.tell(self._numbers[trial_id], value if finite else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a search that goes on asks the same questions again (`Task.known`)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class Journal(tune.Callback):  # type: ignore[misc]
+    """Hears of every epoch, and writes down what is over. A context manager, with a bar."""
+
+    def __init__(self, folder: Path, task: Task, num_trials: int, gpus: float) -> None:
+        self._folder, self._task, self._gpus = folder, task, gpus
+        self._histories: dict[int, list[dict[str, Any]]] = {}
+        self._last: dict[int, dict[str, Any]] = {}
+        self._trials = {trial.number: trial for trial in read_trials(folder)}
+        self._shown: list[str] = []
+        self._best: float | None = None
+        self._progress = Progress("trials", num_trials, "trials")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those that are over, in their order."""
+        return [trial for _, trial in sorted(self._trials.items())]
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        """See `Callback`."""
+        number = number_of(trial.config, trial.trial_id)
+        told = self._last.setdefault(number, {})
+        told |= {name: value for name, value in result.items() if name in TOLD}
+        if (line := result.get("line")) is not None:
+            # A trial that was begun again, or inherited another one's past, tells from there.
+            before = [h for h in self._histories.get(number, []) if h["epoch"] < line["epoch"]]
+            self._histories[number] = [*before, line]
+
+    def on_trial_complete(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any
+    ) -> None:
+        """See `Callback`."""
+        self._note(trial, None)
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """See `Callback`: it failed as often as it may."""
+        self._note(trial, trial.get_pickled_error() or RuntimeError("lost"))
+
+    def _note(self, trial: Any, error: BaseException | None) -> None:
+        number = number_of(trial.config, trial.trial_id)
+        if number in self._trials:
+            return
+        told = self._last.get(number, {})
+        history = self._histories.get(number, [])
+        status, reason = told.get("status"), told.get("reason", "")
+        if error is not None:
+            memory = isinstance(getattr(error, "cause", error), OutOfMemoryError)
+            status = "out-of-memory" if memory else "failed"
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else "lost"
+        elif status is None:
+            epochs = trial.config["parameters"].get("epochs", self._task.base.epochs)
+            whole = bool(history) and history[-1]["epoch"] >= epochs
+            status, reason = ("finished", "") if whole else ("stopped", "behind the others")
+        best = told.get("best", {})
+        over = Trial(
+            number,
+            trial.config["parameters"],
+            status,
+            best["validation"][self._task.base.best_metric] if best else None,
+            best,
+            history,
+            told.get("time_total_s", 0.0),
+            self._gpus,
+            told.get("node", ""),
+            reason,
+        )
+        self._trials[number] = over
+        write_trial(self._folder, over)
+        write_csv(self._folder / CSV, self.trials)
+        self._show(over)
+        self._progress.update()
+
+    def _show(self, trial: Trial) -> None:
+        """A row of the table, beneath its head."""
+        metric = self._task.base.best_metric
+        names = [*trial.parameters]
+        if not self._shown:
+            self._shown = names
+            head = "".join(f"{name[:14]:>15}" for name in names)
+            say(f"{'trial':>5}{head}{metric:>12}{'epoch':>7}{'s':>7}")
+        cells = "".join(f"{_short(trial.parameters.get(name)):>15}" for name in self._shown)
+        if trial.value is None:
+            say(f"{trial.number:>5}{cells}  {trial.status}: {trial.reason}")
+            return
+        if self._best is None or is_better(metric, trial.value, self._best):
+            self._best, mark = trial.value, "  best so far"
+        else:
+            mark = "" if trial.status == "finished" else f"  {trial.status}"
+        say(
+            f"{trial.number:>5}{cells}{trial.value:>12.4f}{trial.best['epoch']:>7}"
+            f"{trial.seconds:>7.1f}{mark}"
+        )
+
+
+TOLD = ("best", "status", "reason", "node", "time_total_s")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:14]

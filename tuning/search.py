@@ -1,0 +1,450 @@
+"""A search: features once, many trials, one winner, and all of it told.
+
+The output folder holds `search.json` (what is searched, for `--resume`), `trials/` (a file for each
+that is over, and the runs of those that train everything), `winner/` (a run like any other),
+`results.csv`, `best.json`, `report.html`, and `ray/` with TensorBoard's events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bintally.cluster import connect
+from bintally.command import UsageError, WorkError
+from bintally.places import open_place, write_atomically
+from bintally.progress import say
+from sharding.dataset import Dataset, read_dataset
+from training.cluster import settled
+from training.config import FitConfig
+from training.metrics import LOWER_IS_BETTER
+from tuning.config import SearchConfig
+from tuning.results import BEST, CSV, REPORT, TRIALS, Trial, read_trials, write_csv
+from tuning.room import Room
+from tuning.space import Choice, Space
+from tuning.study import Outcome, Study, importance
+
+if TYPE_CHECKING:
+    from tuning.trial import Task
+    from tuning.winner import Won
+
+__all__ = ["search"]
+
+SEARCH = "search.json"
+RAY = "ray"
+RETRIES = 3
+"""How often a trial is begun again that failed, or whose machine was lost."""
+GRACE_EPOCHS = 4
+"""Epochs that ASHA and PBT leave a trial alone for."""
+
+
+def search(config: SearchConfig) -> dict[str, Any]:
+    """Searches as `config` says and trains the winner; returns what `best.json` holds.
+
+    Raises `UsageError` for settings that do not fit each other, the data or the folder, and
+    `WorkError` where not one trial came to its end.
+    """
+    config.check()
+    dataset = read_dataset(open_place(config.shards))
+    if not dataset.splits["validation"].samples:
+        raise UsageError(f"--shards {config.shards}: has no validation split to search on")
+    space = config.read_space().limited(dataset.splits["train"].samples)
+    folder = config.output.absolute()
+    _begin(config, space, dataset, folder)
+    with _cluster(config.ray):
+        return _Search(config, space, dataset, folder).execute()
+
+
+class _Search:
+    def __init__(self, config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
+        self.config, self.space, self.dataset, self.folder = config, space, dataset, folder
+        self.room = Room.of(config)
+        base = settled(replace(config.base(space), run=folder))
+        self.base = replace(base, device="cuda" if self.room.gpus else "cpu")
+        self.lower_is_better = config.metric in LOWER_IS_BETTER
+        self.seconds: dict[str, float] = {}
+
+    def execute(self) -> dict[str, Any]:
+        heads = self.base.trainable == "head"
+        with self._timed("features"):
+            features, home = self._features() if heads else ({}, None)
+        task = self._task(features)
+        with self._timed("search"):
+            trials, ended = self._tune(task)
+        ranked = self._ranked(trials)
+        if not ranked:
+            raise WorkError(
+                f"{self.folder}: no trial came to its end ({len(trials)} failed; the first: "
+                f"{trials[0].reason if trials else 'none was begun'}); see {CSV} there"
+            )
+        # The settings in which a population's member ended are not those it was trained with.
+        best = ranked[0]
+        with self._timed("winner"):
+            won = self._train_winner(best, home)
+            beside = self._preset(features) if heads else None
+        return self._tell(trials, ended, best, won, beside)
+
+    def _features(self) -> tuple[dict[str, Any], str]:
+        """References to the features of every backbone there is to try, and their node."""
+        import ray
+
+        dimension = self.space.dimensions.get("backbone")
+        backbones = [self.base.backbone]
+        if dimension is not None:
+            assert isinstance(dimension, Choice), "names are no numbers"
+            backbones = [*dimension.values]
+        features, home = {}, ""
+        for backbone in backbones:
+            config = replace(self.base, backbone=backbone)
+            compute = ray.remote(
+                num_cpus=self.room.cores_of_a_node, num_gpus=1 if self.room.gpus else 0
+            )(_compute_features)
+            say(
+                f"{backbone}: features of {self.dataset.splits['train'].samples:,} photos in both "
+                f"views and {self.dataset.splits['validation'].samples:,} to validate on, once"
+            )
+            reference, told = compute.options(num_returns=2).remote(
+                config, os.environ.get("BINTALLY_CACHE")
+            )
+            home = _get(told)
+            features[backbone] = reference
+        return features, home
+
+    def _task(self, features: Mapping[str, Any]) -> Task:
+        from tuning.trial import Task
+
+        return Task(
+            self.base,
+            features,
+            {trial.number: trial for trial in read_trials(self.folder)},
+            os.environ.get("BINTALLY_CACHE"),
+            self.config.workers_per_trial,
+            self.room.resources(self.config),
+            self.config.scheduler == "pbt",
+        )
+
+    def _tune(self, task: Task) -> tuple[list[Trial], str]:
+        """Runs the trials; those that are over, and why there are fewer than asked for."""
+        from ray import tune
+        from ray.tune.logger import TBXLoggerCallback
+
+        from tuning.journal import InOrder, Journal
+        from tuning.trial import HeadTrial, train_everything
+
+        config, concurrency = self.config, self.room.concurrency
+        population = config.scheduler == "pbt"
+        study = Study(
+            self.space,
+            config.algorithm,
+            lower_is_better=self.lower_is_better,
+            seed=config.seed,
+            lag=config.trials if population else concurrency,
+            patience=config.patience,
+            earlier=self._earlier(),
+        )
+        if task.known:
+            say(f"{self.folder}: {len(task.known)} trials are over already")
+        searcher, space = None, None
+        if population:
+            points = [{"parameters": study.ask()} for _ in range(config.trials)]
+            space = {
+                "number": tune.grid_search([*range(config.trials)]),
+                "parameters": tune.sample_from(
+                    lambda spec: points[spec.config.number]["parameters"]
+                ),
+            }
+        else:
+            searcher = InOrder(study, config.trials)
+        heads = self.base.trainable == "head"
+        trainable: Any = tune.with_parameters(HeadTrial if heads else train_everything, task=task)
+        trainable = tune.with_resources(trainable, self.room.trial_resources(config))
+        journal = Journal(self.folder, task, config.trials, self.room.gpus_of_a_trial(config))
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                num_samples=1 if population else config.trials,
+                search_alg=searcher,
+                scheduler=self._scheduler(),
+                max_concurrent_trials=None if population else concurrency,
+                time_budget_s=self._time_left(),
+                reuse_actors=heads,
+            ),
+            run_config=tune.RunConfig(
+                name=RAY,
+                storage_path=str(self.folder),
+                callbacks=[journal, TBXLoggerCallback()],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        began = time.monotonic()
+        with journal:
+            tuner.fit()
+        left = self._time_left()
+        ended = searcher.ended if searcher is not None else ""
+        if left is not None and time.monotonic() - began >= left:
+            ended = f"after {config.minutes:g} minutes"
+        if len(journal.trials) < config.trials and not ended:
+            # Ray Tune takes Ctrl-C for itself, saves, and returns.
+            raise KeyboardInterrupt
+        return journal.trials, ended
+
+    def _earlier(self) -> list[Outcome]:
+        """What earlier searches found out."""
+        outcomes: list[Outcome] = []
+        for folder in self.config.warm_start:
+            trials = read_trials(folder)
+            if not trials:
+                raise UsageError(f"--warm-start {folder}: no trials of an earlier search are there")
+            metric = self.config.metric
+            outcomes += [
+                (trial.parameters, trial.best["validation"][metric])
+                for trial in trials
+                if trial.best
+            ]
+        return outcomes
+
+    def _scheduler(self) -> Any:
+        from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+
+        mode = "min" if self.lower_is_better else "max"
+        if self.config.scheduler == "asha":
+            return ASHAScheduler(
+                metric="value",
+                mode=mode,
+                grace_period=GRACE_EPOCHS,
+                max_t=MOST_EPOCHS,
+                reduction_factor=3,
+            )
+        if self.config.scheduler == "pbt":
+            return PopulationBasedTraining(
+                metric="value",
+                mode=mode,
+                perturbation_interval=GRACE_EPOCHS,
+                hyperparam_mutations={"parameters": self._mutations()},
+                seed=self.config.seed,
+            )
+        return FIFOScheduler()
+
+    def _mutations(self) -> dict[str, Any]:
+        """What a member of the population may change in mid-training: not how long it lasts."""
+        from ray import tune
+
+        mutations: dict[str, Any] = {}
+        for name, dimension in self.space.dimensions.items():
+            if name not in INHERITABLE:
+                continue
+            if isinstance(dimension, Choice):
+                mutations[name] = [*dimension.values]
+            elif dimension.log:
+                mutations[name] = tune.loguniform(dimension.low, dimension.high)
+            else:
+                mutations[name] = tune.uniform(dimension.low, dimension.high)
+        if not mutations:
+            raise UsageError(
+                f"--scheduler pbt: the space has nothing to change in mid-training; it can be "
+                f"{', '.join(INHERITABLE)}"
+            )
+        return mutations
+
+    def _time_left(self) -> float | None:
+        if not self.config.minutes:
+            return None
+        return max(1.0, 60 * self.config.minutes - self.seconds.get("features", 0.0))
+
+    def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those with a result, the best first, the earlier one of equals."""
+        sign = 1.0 if self.lower_is_better else -1.0
+        able = [trial for trial in trials if trial.value is not None and trial.status in ABLE]
+        return sorted(able, key=lambda t: (sign * (t.value or 0.0), t.number))
+
+    def _train_winner(self, best: Trial, home: str | None) -> Won:
+        """Trains the winner where a trial would be, on the node that has the features."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from tuning.winner import WINNER, as_found, train_winner
+
+        here = ray.get_runtime_context().get_node_id()
+        config = as_found(self.base, dict(best.parameters))
+        # What the trial has trained already need not be trained again.
+        earlier = self.folder / TRIALS / f"{best.number:04d}"
+        if earlier.is_dir() and not config.run.exists():
+            shutil.copytree(earlier, config.run, ignore=shutil.ignore_patterns(RAY))
+        resources = self.room.resources(self.config)
+        train = ray.remote(
+            num_cpus=resources["CPU"],
+            num_gpus=resources.get("GPU", 0),
+            max_retries=RETRIES,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(home or here, soft=True),
+        )(train_winner)
+        say(f"trial {best.number} is the best: trained as it was found, all of its epochs")
+        won: Won = _get(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
+        for name, data in won.files.items():
+            write_atomically(self.folder / WINNER / name, data)
+        return won
+
+    def _preset(self, features: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the recipe that was searched comes to as it is."""
+        import ray
+
+        reference = features.get(self.base.backbone)
+        if reference is None or self.base.batch_size > self.dataset.splits["train"].samples:
+            return None
+        resources = self.room.resources(self.config)
+        train = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_train_head)
+        best: dict[str, Any] = _get(train.remote(self.base, reference))
+        return best
+
+    def _tell(
+        self,
+        trials: Sequence[Trial],
+        ended: str,
+        best: Trial,
+        won: Won,
+        beside: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Writes `results.csv`, `best.json` and the report."""
+        from tuning.report import render_report
+
+        config = self.config
+        told = {
+            "metric": config.metric,
+            "mode": "min" if self.lower_is_better else "max",
+            "algorithm": config.algorithm,
+            "scheduler": config.scheduler,
+            "seed": config.seed,
+            "concurrency": self.room.concurrency,
+            "trials": config.trials,
+            "ended": ended,
+            "backbone": self.base.backbone,
+            "weights": Path(self.base.weights).name,
+            "trainable": self.base.trainable,
+            "dataset": self.dataset.sha256,
+            "best": {
+                "number": best.number,
+                "parameters": dict(best.parameters),
+                "value": best.value,
+                "epoch": best.best["epoch"],
+            },
+            "winner": {"validation": won.best["validation"], "test": won.test},
+            "capstone": beside and {"validation": beside["validation"]},
+            "seconds": self.seconds,
+            "gpu_hours": sum(trial.seconds * trial.gpus for trial in trials) / 3600,
+        }
+        shares = importance(
+            self.space,
+            [(t.parameters, t.value) for t in trials if t.value is not None],
+            lower_is_better=self.lower_is_better,
+        )
+        page = render_report(told, trials, self.space.to_dict(), importance=shares)
+        write_csv(self.folder / CSV, trials)
+        write_atomically(self.folder / BEST, (json.dumps(told, indent=1) + "\n").encode())
+        write_atomically(self.folder / REPORT, page.encode())
+        return told
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+
+ABLE = ("finished", "stopped")
+MOST_EPOCHS = 100_000
+"""A trial ends by its own number of epochs, not by ASHA's."""
+INHERITABLE = ("lr", "backbone_lr", "weight_decay", "label_smoothing", "ema")
+"""Settings that may change in mid-training, without another model, order or schedule's length."""
+
+
+def _begin(config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
+    """Readies the folder. Raises `UsageError` where another search lies in it."""
+    mine = config.to_dict(space) | {"dataset": dataset.sha256}
+    file = folder / SEARCH
+    if not file.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"--output {folder}: not empty, and holds no search; name another")
+        write_atomically(file, (json.dumps(mine, indent=1) + "\n").encode())
+        return
+    if not config.resume:
+        raise UsageError(
+            f"--output {folder}: holds a search; --resume goes on with it, or name another folder"
+        )
+    theirs = json.loads(file.read_text())
+    for name, value in json.loads(json.dumps(mine)).items():
+        if theirs.get(name) != value:
+            raise UsageError(
+                f"--resume: {folder} was searched with {name} {theirs.get(name)}, not {value}; "
+                "resume with the same, or name another --output"
+            )
+    # What Ray noted of the trials that were not over is of no use to those begun again.
+    shutil.rmtree(folder / RAY, ignore_errors=True)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """The Ray cluster that was asked for: the job's own, one there is, or one of this machine."""
+    import ray
+
+    # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        address = "auto" if "RAY_ADDRESS" in os.environ else "local"
+    connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
+    """Features for heads, and the node on which they are. A task of Ray's."""
+    import ray
+    import torch
+
+    from training.distributed import Process
+    from training.heads import read_head_data
+
+    if cache:
+        os.environ["BINTALLY_CACHE"] = cache
+    on_gpu = config.device == "cuda"
+    device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+    data = read_head_data(config, Process(0, 1, 0, device))
+    return data, ray.get_runtime_context().get_node_id()
+
+
+def _train_head(config: FitConfig, data: Any) -> dict[str, Any]:
+    """The best epoch of a head. A task of Ray's."""
+    import torch
+
+    from training.distributed import Process
+    from training.heads import HeadTraining
+
+    device = torch.device("cuda", 0) if config.device == "cuda" else torch.device("cpu")
+    training = HeadTraining(config, data, Process(0, 1, 0, device))
+    while not training.ended:
+        training.train_epoch()
+    return training.best
+
+
+def _get(reference: Any) -> Any:
+    """A task's result; its own error, where it raised one."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise WorkError(f"the Ray cluster lost a task: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,238 @@
+"""What a trial does, on whatever machine of the cluster: trains a head, or everything.
+
+Both report an epoch at a time to Ray Tune: `line`, as `metrics.jsonl` has it, `value`, the
+objective of the best epoch so far, and `best`. The last report says how the training ended.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from bintally.command import CommandError
+from training.cluster import fit_in_group
+from training.config import FitConfig
+from training.distributed import Process
+from training.heads import HeadData, HeadTraining
+from training.history import read_history
+from training.metrics import LOWER_IS_BETTER, is_better
+from training.results import BEST, LAST, METRICS
+from training.survival import LossDiverged
+from tuning.results import TRIALS, Trial
+
+__all__ = ["HeadTrial", "Task", "number_of", "train_everything", "trial_config"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a search share. Picklable."""
+
+    base: FitConfig
+    """The training, with absolute paths; its `run` is the search's folder."""
+    features: Mapping[str, Any]
+    """References to the `HeadData` of each backbone, where heads are trained."""
+    known: Mapping[int, Trial]
+    """Trials that are over, from before the search was interrupted."""
+    cache: str | None
+    """Of the machine that searches: $BINTALLY_CACHE."""
+    workers: int
+    """Processes of a trial."""
+    resources: Mapping[str, float]
+    """Of each of them: CPU, GPU."""
+    inherits: bool
+    """Whether trials go on from each other's checkpoints (population based training)."""
+
+    @property
+    def worst(self) -> float:
+        """The objective of a trial that came to none, for those who compare."""
+        return math.inf if self.base.best_metric in LOWER_IS_BETTER else -math.inf
+
+
+def number_of(config: Mapping[str, Any], trial_id: str) -> int:
+    """The number of a trial: a population's members copy each other's settings, this included."""
+    _, _, last = trial_id.rpartition("_")
+    return int(last) if "_" in trial_id else int(config["number"])
+
+
+def trial_config(base: FitConfig, parameters: Mapping[str, Any], number: int) -> FitConfig:
+    """The training that a trial is."""
+    name = f"{TRIALS}/{number:04d}"
+    mirror = None if base.mirror is None else f"{base.mirror.rstrip('/')}/{name}"
+    return replace(base, **parameters, run=base.run / name, mirror=mirror)
+
+
+class HeadTrial(tune.Trainable):  # type: ignore[misc]
+    """Trains a head on kept features. Its actor is used for one trial after another."""
+
+    def setup(self, config: dict[str, Any], task: Task) -> None:
+        """See `Trainable`."""
+        self._task = task
+        self._process = _this_process(task.base)
+        self._begin(config)
+
+    def reset_config(self, config: dict[str, Any]) -> bool:
+        """See `Trainable`: the same actor, another trial."""
+        self._begin(config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._number, self._parameters = number_of(config, self.trial_id), config["parameters"]
+        self._training: HeadTraining | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Trains an epoch."""
+        if (known := self._task.known.get(self._number)) is not None:
+            return _told_again(known, self._task)
+        try:
+            return self._train_epoch()
+        except (CommandError, MemoryError, torch.OutOfMemoryError) as error:
+            return _ended_by(error, self._task)
+
+    def _train_epoch(self) -> dict[str, Any]:
+        if self._training is None:
+            config = trial_config(self._task.base, self._parameters, self._number)
+            self._training = HeadTraining(config, self._data(config.backbone), self._process)
+        training = self._training
+        line = training.train_epoch()
+        if not math.isfinite(line["train"]["loss"]):
+            return _ended_by(
+                LossDiverged(f"epoch {line['epoch']}: the loss is no number"), self._task
+            )
+        report = _report(line, training.best, self._task)
+        return report | ({"status": "finished", "done": True} if training.ended else {})
+
+    def _data(self, backbone: str) -> HeadData:
+        import ray
+
+        data: HeadData = ray.get(self._task.features[backbone])
+        return data
+
+
+def train_everything(config: dict[str, Any], task: Task) -> None:
+    """A function that Ray Tune runs: `fit` in the trial's folder, where it goes on after a loss."""
+    number = number_of(config, tune.get_context().get_trial_id())
+    if (known := task.known.get(number)) is not None:
+        tune.report(_told_again(known, task))
+        return
+    if task.cache:
+        os.environ["BINTALLY_CACHE"] = task.cache
+    training = trial_config(task.base, config["parameters"], number)
+    if (checkpoint := tune.get_checkpoint()) is not None:
+        _inherit(training, Path(checkpoint.path))
+    best: dict[str, Any] = {}
+
+    def report(line: dict[str, Any]) -> bool:
+        nonlocal best
+        best = _better(best, line, task)
+        told = _report(line, best, task)
+        if not task.inherits:
+            tune.report(told)
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            # What was written by now: the epoch before this one, from which an heir goes on.
+            for name in (LAST, BEST, METRICS):
+                if (training.run / name).exists():
+                    shutil.copy(training.run / name, folder)
+            tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+        return False
+
+    for line in read_history(training.run / METRICS, training.epochs):
+        report(line)  # Of before it was interrupted.
+    try:
+        _train(training, task, report)
+    except (CommandError, MemoryError, torch.OutOfMemoryError) as error:
+        tune.report(_ended_by(error, task))
+
+
+def _train(training: FitConfig, task: Task, report: Any) -> None:
+    """Trains here, or in a group of workers, which report by themselves."""
+    if task.workers > 1:
+        fit_in_group(training, task.workers, task.resources, in_trial=True)
+        return
+    from training.fit import fit
+
+    fitted = fit(training, report)
+    tune.report(
+        {
+            "best": fitted.best,
+            "value": _value(fitted.best, task),
+            "status": "finished",
+            "reason": fitted.stopped,
+            "node": _node(),
+        }
+    )
+
+
+def _inherit(training: FitConfig, checkpoint: Path) -> None:
+    """Makes a run's folder that of a better one, with this trial's settings from here on."""
+    from training.checkpoint import read_checkpoint, write_checkpoint
+
+    for name in (BEST, METRICS):
+        if (checkpoint / name).exists():
+            training.run.mkdir(parents=True, exist_ok=True)
+            shutil.copy(checkpoint / name, training.run)
+    if (checkpoint / LAST).exists():
+        last, _ = read_checkpoint(checkpoint / LAST)
+        write_checkpoint(training.run / LAST, replace(last, config=training.to_dict()))
+
+
+def _report(line: Mapping[str, Any], best: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    return {"line": dict(line), "best": dict(best), "value": _value(best, task), "node": _node()}
+
+
+def _better(best: dict[str, Any], line: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The best epoch so far."""
+    metric = task.base.best_metric
+    validation = line["validation"]
+    if best and not is_better(metric, validation[metric], best["validation"][metric]):
+        return best
+    return {"epoch": line["epoch"], "validation": validation}
+
+
+def _value(best: Mapping[str, Any], task: Task) -> float:
+    value: float = best["validation"][task.base.best_metric] if best else task.worst
+    return value
+
+
+def _told_again(known: Trial, task: Task) -> dict[str, Any]:
+    """The whole trial at once, as it was."""
+    value = task.worst if known.value is None else known.value
+    return {"value": value, "known": True, "done": True}
+
+
+def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
+    """The last report of a trial that came to nothing by its own settings: not tried again."""
+    if isinstance(error, LossDiverged):
+        status = "diverged"
+    elif isinstance(error, CommandError):
+        status = "failed"
+    else:
+        status = "out-of-memory"
+    reason = str(error).strip().splitlines()
+    return {
+        "value": task.worst,
+        "status": status,
+        "reason": reason[0] if reason else type(error).__name__,
+        "node": _node(),
+        "done": True,
+    }
+
+
+def _node() -> str:
+    import ray
+
+    return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:6]}"
+
+
+def _this_process(config: FitConfig) -> Process:
+    on_gpu = config.device == "cuda"
+    return Process(0, 1, 0, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
