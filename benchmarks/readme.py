@@ -155,9 +155,9 @@ def untraced(text: str) -> Iterator[str]:
     for pattern in OTHERWISE_FINE:
         text = pattern.sub(blank, text)
     for match in MEASUREMENT.finditer(text):
-        line = text.count("\n", 0, match.start()) + 1
+        number = text.count("\n", 0, match.start()) + 1
         around = text[match.start() : match.end() + 24].replace("\x00", "").split("\n")[0]
-        yield f"line {line}: {around.strip()!r} names no results file"
+        yield f"line {number}: {around.strip()!r} names no results file"
 
 
 def run(*, check: bool, path: Path = README) -> int:
