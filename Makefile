@@ -32,13 +32,13 @@ check: $(READY)  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## measure us beside the alternatives
-	@$(BIN)/python -m benchmarks loader
+# PEERS_PYTHON is the interpreter of an environment with benchmarks/peers.txt.
+bench: $(READY)  ## measure us beside the alternatives (QUICK=1: roughly, in under ten minutes)
+	@$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
 
 gpu:  ## GPU tests and benchmarks, in $(PYTHON)'s own environment (PyTorch and DALI already there)
 	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks loader --quick
-	$(PYTHON) -m benchmarks training --quick
+	$(PYTHON) -m benchmarks all --quick --only loader training
 
 clean:  ## remove what make made here
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from bintally.command import run_command
+from bintally.command import UsageError, run_command
 
 Output = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Shards = Annotated[str | None, tyro.conf.arg(metavar="PLACE")]
@@ -103,11 +103,79 @@ class Serving:
         return run(quick=self.quick, output=self.output, checkpoint=self.checkpoint)
 
 
-COMMANDS: dict[str, Callable[..., Loader | Sharding | Training | Serving]] = {
-    "loader": Loader,
+@dataclass
+class Everything:
+    """All of these in turn, and a page of what they measured: `index.md` beside the results.
+
+    Peers that are not installed here are left out, and so is a benchmark whose tools are missing;
+    the page says which.
+    """
+
+    quick: bool = False
+    """Few photos and rounds: under ten minutes on 2 cores."""
+    output: Output = None
+    """Folder for all files; else one of benchmarks/results, by hardware."""
+    peers_python: Interpreter = None
+    """Interpreter of an environment with benchmarks/peers.txt, for `sharding`."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """These benchmarks, instead of all."""
+
+    def run(self) -> int:
+        from benchmarks.environment import read_environment
+        from benchmarks.everything import run
+        from benchmarks.results import default_folder
+
+        unknown = {*self.only} - {*BENCHMARKS}
+        if unknown:
+            raise UsageError(f"--only {min(unknown)}: none of {', '.join(BENCHMARKS)}")
+        folder = self.output or default_folder(read_environment(()), self.quick)
+        chosen = {name: BENCHMARKS[name] for name in self.only or BENCHMARKS}
+        more = {"sharding": {"peers_python": self.peers_python}}
+        made = {
+            name: make(quick=self.quick, output=folder, **more.get(name, {})).run
+            for name, make in chosen.items()
+        }
+        return run(made, folder)
+
+
+@dataclass
+class Readme:
+    """Writes the README's numbers anew, from the results files."""
+
+    check: bool = False
+    """Change nothing; name each number that is stale or that no results file has, and exit with 1
+    where there is one."""
+
+    def run(self) -> int:
+        from benchmarks.readme import run
+
+        return run(check=self.check)
+
+
+@dataclass
+class Scaling:
+    """What bounds each stage, from 10,000 photos on a laptop to a billion on a cluster: a model.
+
+    Prints its table, and how far it is from what was measured here.
+    """
+
+    def run(self) -> int:
+        from benchmarks.scaling import run
+
+        return run()
+
+
+BENCHMARKS: dict[str, Callable[..., Loader | Sharding | Training | Serving]] = {
     "sharding": Sharding,
+    "loader": Loader,
     "training": Training,
     "serving": Serving,
+}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    **BENCHMARKS,
+    "all": Everything,
+    "scaling": Scaling,
+    "readme": Readme,
 }
 
 

@@ -59,13 +59,13 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     folder = output or default_folder(environment, quick)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: not a folder")
-    num_rounds = 3 if quick else 5
+    num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
         scratch = Path(temporary)
         place = shards or _render(scratch, PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE)
         workload = _prepare(place, scratch, "cuda" if environment.gpu else "cpu")
         small = _store_small(workload, scratch / "small")
-        results = take_turns(_contestants(workload, small), num_rounds, task="loader")
+        results = take_turns(_contestants(workload, small, quick), num_rounds, task="loader")
         report = Report(
             name="loader",
             title="Loaders: from photos on disk to batches for the model",
@@ -193,7 +193,7 @@ def _store_small(workload: Workload, folder: Path) -> Workload:
     )
 
 
-def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
+def _contestants(workload: Workload, small: Workload, quick: bool) -> list[Contestant]:
     on_gpu = workload.device == "cuda"
     workers = workload.num_workers
     decode = "mixed (GPU)" if on_gpu else "CPU"
@@ -259,7 +259,7 @@ def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
                 "layout": "channels first",
             },
         ),
-        *(_on_gpu(workload) if on_gpu else ()),
+        *(_on_gpu(workload) if on_gpu and not quick else ()),
         *(
             Contestant(peer.name, partial(peer.run, workload), peer.settings)
             for peer in PEERS

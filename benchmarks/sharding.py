@@ -6,40 +6,34 @@ that is far away, beside what its latency allows; and the plan of a dataset as l
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
 import os
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import read_environment
-from benchmarks.measure import Contestant, Measurement, Result, Role, take_turns
+from benchmarks.measure import Contestant, Result, Role, take_turns
 from benchmarks.plot import write_plot
 from benchmarks.results import NOTHING, Metric, Report, default_folder
+from benchmarks.sharding_buckets import NUM_FEW, prepare, render
 from benchmarks.sharding_contestants import (
-    FEW,
     PHOTOS,
     Kind,
-    Usage,
     Workload,
     make_shards,
-    run_ours,
 )
+from benchmarks.sharding_distant import CONNECTIONS, LATENCY_S, measure_distant, tell_distant
 from benchmarks.sharding_peers import THREADS
-from benchmarks.sharding_plan import NUM_IMAGES, plan
-from benchmarks.sharding_server import DistantServer, Nginx, find_nginx
-from bintally.command import UsageError, WorkError
-from bintally.progress import say
+from benchmarks.sharding_plan import NUM_IMAGES, measure_plan, tell_plan
+from benchmarks.sharding_server import Nginx, find_nginx
+from bintally.command import UsageError
 
 __all__ = ["run"]
 
@@ -56,11 +50,8 @@ PHOTOS_PER_CORE = 3000
 PHOTOS_PER_CORE_QUICK = 150
 RENDERED_PER_CORE = 500
 """The others are links to these."""
-NUM_FEW = 8
 NUM_ROUNDS = 3
 """Each takes a minute or two: jobs are measured whole."""
-LATENCY_S = 0.1
-CONNECTIONS = 64
 NOT_INSTALLED = "not installed"
 
 
@@ -78,9 +69,9 @@ class ShardingReport(Report):
         more = "\n\n".join(
             [
                 f"## A server {1000 * LATENCY_S:.0f} ms away",
-                _tell(self.distant, _tell_distant),
+                _tell(self.distant, tell_distant),
                 "## The plan of all of ABID",
-                _tell(self.planned, _tell_plan),
+                _tell(self.planned, tell_plan),
             ]
         )
         head, found, rest = super().to_markdown().partition("## The same work for all")
@@ -107,9 +98,9 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
         root = scratch / "buckets"
         num_cores = os.cpu_count() or 1
         num_images = num_cores * (PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE)
-        _render(root, num_images, min(num_images, num_cores * RENDERED_PER_CORE))
+        render(root, num_images, min(num_images, num_cores * RENDERED_PER_CORE))
         with Nginx(root, scratch / "nginx") as server:
-            workload = _prepare(root, scratch, server.endpoint, num_cores)
+            workload = prepare(root, scratch, server.endpoint, num_cores)
             contestants = _contestants(workload, environment.libraries, peers_python)
             began = time.monotonic()
             measured = take_turns(
@@ -127,8 +118,8 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             next(ran) if installed else Result(contestant, error=NOT_INSTALLED)
             for contestant, installed in contestants
         ]
-        distant = _measure_distant(root / PHOTOS, scratch, 1 if quick else 3)
-        planned = _measure_plan(NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else 3)
+        distant = measure_distant(root / PHOTOS, scratch, 1 if quick else 3)
+        planned = measure_plan(NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else 3)
         for result in results:
             _drop_unmeasured(result)
         report = ShardingReport(
@@ -151,8 +142,8 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
     report.write(folder)
     write_plot(_drawn(report), folder)
     print(report.table())
-    print(_tell(distant, _tell_distant))
-    print(_tell(planned, _tell_plan))
+    print(_tell(distant, tell_distant))
+    print(_tell(planned, tell_plan))
     print(f"{folder / 'sharding.md'}")
     errors = [result.error for result in results if result.error != NOT_INSTALLED]
     return 1 if any([*errors, distant.get("error"), planned.get("error")]) else 0
@@ -184,59 +175,6 @@ NOTES = (
     "Server and makers share the cores, and a request takes a fraction of a millisecond: over a "
     "network, loops without concurrency fall further behind.",
 )
-
-
-def _render(root: Path, num_images: int, num_rendered: int) -> None:
-    """Two buckets of good photos: the faults of a rendered one would end a simple loop."""
-    from bintally.photo import BadPhoto, check_photo
-    from bintally.places import open_place
-    from sharding.catalog import IMAGES, METADATA
-    from sharding.metadata import BadMetadata, parse_metadata
-    from sharding.synthesize import synthesize
-
-    say(f"rendering {num_rendered:,} photos")
-    rendered = root.parent / "rendered"
-    synthesize(open_place(rendered), images=num_rendered, seed=0)
-    good = []
-    for id_ in sorted({path.stem for path in rendered.glob("*/*")}):
-        photo, metadata = rendered / IMAGES / f"{id_}.jpg", rendered / METADATA / f"{id_}.json"
-        with contextlib.suppress(FileNotFoundError, BadMetadata, BadPhoto):
-            parse_metadata(metadata.read_bytes())
-            check_photo(photo.read_bytes())
-            good.append((photo, metadata))
-    for bucket, number in ((PHOTOS, num_images), (FEW, NUM_FEW)):
-        for name in (IMAGES, METADATA):
-            (root / bucket / name).mkdir(parents=True)
-        for i in range(number):
-            for path in good[i % len(good)]:
-                name = path.parent.name
-                (root / bucket / name / f"{i + 1:06d}{path.suffix}").hardlink_to(path)
-
-
-def _prepare(root: Path, scratch: Path, endpoint: str, num_cores: int) -> Workload:
-    (scratch / "runs").mkdir()
-    num_photos, num_bytes, urls = {}, {}, {}
-    for bucket in (PHOTOS, FEW):
-        photos = sorted((root / bucket).glob("bin-images/*.jpg"))
-        num_photos[bucket] = len(photos)
-        num_bytes[bucket] = sum(path.stat().st_size for path in photos)
-        urls[bucket] = str(scratch / f"{bucket}.csv")
-        with Path(urls[bucket]).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["url", "id"])
-            for path in photos:
-                url = f"{endpoint}/{bucket}/{path.relative_to(root / bucket).as_posix()}"
-                writer.writerow([url, path.stem])
-    return Workload(
-        endpoint=endpoint,
-        num_photos=num_photos,
-        num_bytes=num_bytes,
-        urls=urls,
-        # Two for every core: equal work for all of them.
-        shard_samples=-(-num_photos[PHOTOS] // (2 * num_cores)),
-        num_cores=num_cores,
-        scratch=scratch / "runs",
-    )
 
 
 def _contestants(
@@ -341,77 +279,6 @@ def _drawn(report: ShardingReport) -> Report:
     shown = [result for result in report.results if result.error != NOT_INSTALLED]
     has_peer = any(result.contestant.role == "peer" for result in shown)
     return replace(report, results=shown) if has_peer else report
-
-
-# The server that is far away
-
-
-def _measure_distant(bucket: Path, scratch: Path, num_rounds: int) -> dict[str, Any]:
-    """Our shard phase against what so many connections at such a latency allow at most."""
-    say(f"building from {1000 * LATENCY_S:.0f} ms away")
-    allowed = CONNECTIONS / LATENCY_S
-    rates, cpus = [], []
-    options = ["--connections", str(CONNECTIONS)]
-    cache = scratch / "distant-cache"
-    with DistantServer(bucket, LATENCY_S) as server:
-        for number in range(num_rounds + 1):
-            server.photos.clear()
-            output = scratch / f"distant-{number}"
-            try:
-                usage: Usage = run_ours(server.endpoint, server.bucket, output, cache, options)
-            except WorkError as error:
-                return {"error": str(error)}
-            finally:
-                shutil.rmtree(output, ignore_errors=True)
-            if number:  # The first one fills the cache with metadata.
-                asked, answered = zip(*server.photos, strict=True)
-                rates.append(len(asked) / (max(answered) - min(asked)))
-                cpus.append(1000 * usage.cpu_s / len(asked))
-    return {
-        "connections": CONNECTIONS,
-        "latency_s": LATENCY_S,
-        "photos": sum(path.suffix == ".jpg" for path in (bucket / "bin-images").iterdir()),
-        "allowed_per_s": allowed,
-        "photos_per_s": statistics.median(rates),
-        "share": statistics.median(rates) / allowed,
-        "cpu_s_per_1000": statistics.median(cpus),
-        "rounds": rates,
-    }
-
-
-def _tell_distant(measured: Mapping[str, Any]) -> str:
-    return (
-        f"{measured['photos_per_s']:,.0f} photos/s ({min(measured['rounds']):,.0f}–"
-        f"{max(measured['rounds']):,.0f}), {measured['share']:.0%} of the "
-        f"{measured['allowed_per_s']:,.0f} that {measured['connections']} connections allow when "
-        f"every answer takes {1000 * measured['latency_s']:.0f} ms. From the first photo's request "
-        f"to the last one's answer, {measured['photos']:,} photos, metadata in the cache, shards "
-        "of the default size."
-    )
-
-
-# The plan
-
-
-def _measure_plan(num_images: int, num_rounds: int) -> dict[str, Any]:
-    """Time and memory of a plan, each in a process of its own."""
-    contestant = Contestant("plan", partial(plan, num_images), {})
-    (result,) = take_turns([contestant], num_rounds, task="plan", num_warmups=0)
-    if result.error is not None:
-        return {"error": result.error}
-    names = ("plan_s", "peak_memory_mib", "catalog_mib")
-    medians = {name: statistics.median(r[name] for r in result.rounds) for name in names}
-    rounds: Sequence[Measurement] = [dict(measured) for measured in result.rounds]
-    return {"images": num_images, **medians, "rounds": rounds}
-
-
-def _tell_plan(measured: Mapping[str, Any]) -> str:
-    return (
-        f"make_plan over {measured['images']:,} rows: {measured['plan_s']:.1f} s, peak "
-        f"{measured['peak_memory_mib']:,.0f} MiB, of which Python and the rows are "
-        f"{measured['catalog_mib']:,.0f} (median of {len(measured['rounds'])}). The rows are "
-        "invented, with ABID's classes and runs; a build also holds the compressed JSON."
-    )
 
 
 def _tell(measured: Mapping[str, Any], tell: Any) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from benchmarks.measure import Measurement, peak_memory_mib
+from benchmarks.measure import Contestant, Measurement, peak_memory_mib, take_turns
 from sharding.catalog import Catalog, Row
 from sharding.plan import Options, make_plan
 
-__all__ = ["NUM_IMAGES", "class_totals", "invent_catalog", "plan"]
+__all__ = ["NUM_IMAGES", "class_totals", "invent_catalog", "measure_plan", "plan", "tell_plan"]
 
 NUM_IMAGES = 535_234
 """ABID's photos with their metadata."""
@@ -73,3 +77,24 @@ def plan(num_images: int) -> Measurement:
     assert sum(len(shard.ids) for shard in planned.shards) == sum(class_totals(num_images)[:6])
     peak_mib = peak_memory_mib()
     return {"plan_s": seconds, "peak_memory_mib": peak_mib, "catalog_mib": before_mib}
+
+
+def measure_plan(num_images: int, num_rounds: int) -> dict[str, Any]:
+    """Time and memory of a plan, each in a process of its own."""
+    contestant = Contestant("plan", partial(plan, num_images), {})
+    (result,) = take_turns([contestant], num_rounds, task="plan", num_warmups=0)
+    if result.error is not None:
+        return {"error": result.error}
+    names = ("plan_s", "peak_memory_mib", "catalog_mib")
+    medians = {name: statistics.median(r[name] for r in result.rounds) for name in names}
+    rounds: Sequence[Measurement] = [dict(measured) for measured in result.rounds]
+    return {"images": num_images, **medians, "rounds": rounds}
+
+
+def tell_plan(measured: Mapping[str, Any]) -> str:
+    return (
+        f"make_plan over {measured['images']:,} rows: {measured['plan_s']:.1f} s, peak "
+        f"{measured['peak_memory_mib']:,.0f} MiB, of which Python and the rows are "
+        f"{measured['catalog_mib']:,.0f} (median of {len(measured['rounds'])}). The rows are "
+        "invented, with ABID's classes and runs; a build also holds the compressed JSON."
+    )

@@ -215,7 +215,9 @@ class S3Prefix(Place):
         raise ObjectChanged(entry.path)
 
     def put(self, path: str, *pieces: bytes) -> None:
-        self._persist(lambda: self._store.put(path, pieces), path)
+        # Of one piece the length is known: a small one takes a single request then, and not three.
+        data = pieces[0] if len(pieces) == 1 else pieces
+        self._persist(lambda: self._store.put(path, data), path)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -220,10 +220,12 @@ def test_every_loader_delivers_every_photo(run: Command, shards: Path, tmp_path:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     value = json.loads((tmp_path / "out/loader.json").read_text())
-    assert [c["role"] for c in value["contestants"]] == ["ours"] * 2 + ["peer"] * 3 + ["limit"]
+    # Peers that are installed by chance come beside them.
+    names = {"ours, CPU engine", "ours, DALI engine", "ImageFolder", "webdataset", "DALI's reader"}
+    assert names | {"CPU limit"} <= {c["name"] for c in value["contestants"]}
     for entry in value["contestants"]:
         assert "error" not in entry
-        assert len(entry["rounds"]) == 3
+        assert len(entry["rounds"]) == 2
         assert entry["metrics"]["photos_per_s"]["minimum"] > 0
         assert entry["ratio"] > 0
     assert {"loader.json", "loader.md", "loader.png", "loader.svg"} == {

@@ -1,0 +1,149 @@
+"""The README keeps its word: its commands run as they are written, its numbers are measured."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bintally.places import open_place
+from tests.conftest import REPOSITORY, copy
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCK = re.compile(r"(?:^<!-- not run: (.*?) -->\n)?^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""A comment before a block says why it is not run."""
+STAGE_2 = README.index("### 2.")
+# What torchvision's download of these weights leaves behind; the file is not ImageNet's here.
+RESNET50 = "hub/checkpoints/resnet50-11ad3fa6.pth"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands of the README."""
+
+    commands: str
+    not_run: str | None
+    position: int
+
+    def lines(self) -> Iterator[list[str]]:
+        """Its commands, in words."""
+        for line in self.commands.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+BLOCKS = [Block(match[2], match[1], match.start()) for match in BLOCK.finditer(README)]
+
+
+@pytest.fixture
+def folder(
+    s3: str, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Where a reader is: the bucket of the README is there, a small one, and a photo."""
+    import boto3
+
+    client = boto3.client("s3")
+    for name in ("aft-vbi-pds", "mine"):
+        client.create_bucket(Bucket=name)
+    copy(open_place(bucket), open_place("s3://aft-vbi-pds"))
+    photo = (bucket / "bin-images/00001.jpg").read_bytes()
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    open_place("s3://mine").put("photos/00001.jpg", photo)
+    # The README's `python`: this one, wherever it is called from.
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    python = binaries / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    yield tmp_path
+    for name in ("aft-vbi-pds", "mine"):
+        for item in client.list_objects_v2(Bucket=name).get("Contents", []):
+            client.delete_object(Bucket=name, Key=item["Key"])
+        client.delete_bucket(Bucket=name)
+
+
+def run(blocks: list[Block], folder: Path) -> None:
+    assert blocks
+    for block in blocks:
+        command = ["bash", "-euo", "pipefail", "-c", block.commands]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, block.commands + result.stdout + result.stderr
+
+
+def test_the_commands_of_sharding_run_as_they_are_written(folder: Path) -> None:
+    run([b for b in BLOCKS if b.not_run is None and b.position < STAGE_2], folder)
+    assert (folder / "shards/dataset.json").is_file()
+    assert (folder / "small/dataset.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_all_commands_run_as_they_are_written(folder: Path) -> None:
+    import torch
+    from torchvision.models import resnet50
+
+    weights = folder / "torch" / RESNET50
+    weights.parent.mkdir(parents=True)
+    torch.save(resnet50().state_dict(), weights)
+    run([block for block in BLOCKS if block.not_run is None], folder)
+    assert (folder / "runs/first/report.html").is_file()
+    assert (folder / "counter.onnx").is_file()
+    assert (folder / "photos.parquet").exists()
+
+
+def test_what_is_not_run_is_the_clouds_the_gpus_or_runs_elsewhere() -> None:
+    left_out = [block for block in BLOCKS if block.not_run is not None]
+    assert all(block.not_run for block in left_out)
+    assert len(left_out) < len(BLOCKS)
+
+
+def test_every_flag_of_the_readme_exists() -> None:
+    helps: dict[str, str] = {}
+    for block in BLOCKS:
+        for words in block.lines():
+            if "-m" not in words:
+                continue
+            own = [word for word in words[words.index("-m") + 1 :] if word != "--"]
+            package, *rest = own
+            commands = rest[:1] if rest and not rest[0].startswith("-") else []
+            call = [package, *commands]
+            if (key := " ".join(call)) not in helps:
+                result = subprocess.run(
+                    [sys.executable, "-m", *call, "--help"],
+                    cwd=REPOSITORY,
+                    capture_output=True,
+                    text=True,
+                )
+                assert result.returncode == 0, key + result.stderr
+                helps[key] = result.stdout
+            for flag in (word for word in rest if word.startswith("--")):
+                assert re.search(rf"{flag}\b", helps[key]), f"{key} {flag}"
+    assert {"sharding build", "training fit", "serving"} <= helps.keys()
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if target.startswith("#"):
+            headings = re.findall(r"^#+ (.*)", README, re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+            assert target[1:] in slugs, target
+        elif not target.startswith("http"):
+            assert (REPOSITORY / target).exists(), target
+
+
+def test_every_number_is_a_results_files() -> None:
+    from benchmarks.numbers import read_numbers
+    from benchmarks.readme import draw, untraced
+
+    draft = draw(README, read_numbers())
+    assert [*draft.unknown, *draft.stale, *untraced(README)] == []
