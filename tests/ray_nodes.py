@@ -62,6 +62,14 @@ class Node:
                     found.append(int(folder.name))
         return found
 
+    def runs(self, task: str) -> bool:
+        """Whether a worker of the node is at a task, "ray::" and its function's name."""
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process}/cmdline").read_bytes().startswith(task.encode()):
+                    return True
+        return False
+
     def kill(self) -> None:
         """Ends all of its processes at once, as a power cut does; returns when they are gone."""
         with contextlib.suppress(ProcessLookupError):
