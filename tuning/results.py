@@ -32,7 +32,7 @@ class Trial:
     status: str
     """finished, stopped, diverged, out-of-memory or failed."""
     value: float | None
-    """The objective, of the best epoch; None if there is none."""
+    """The objective, of the best epoch; None of a trial that came to nothing."""
     best: Mapping[str, Any]
     """The best epoch and its validation metrics; empty if there is none."""
     history: Sequence[Mapping[str, Any]]

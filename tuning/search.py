@@ -265,7 +265,7 @@ class _Search:
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """Those with a result, the best first, the earlier one of equals."""
         sign = 1.0 if self.lower_is_better else -1.0
-        able = [trial for trial in trials if trial.value is not None and trial.status in ABLE]
+        able = [trial for trial in trials if trial.value is not None]
         return sorted(able, key=lambda t: (sign * (t.value or 0.0), t.number))
 
     def _train_winner(self, best: Trial, home: str | None) -> Won:
@@ -360,7 +360,6 @@ class _Search:
         self.seconds[name] = time.monotonic() - began
 
 
-ABLE = ("finished", "stopped")
 MOST_EPOCHS = 100_000
 """A trial ends by its own number of epochs, not by ASHA's."""
 INHERITABLE = ("lr", "backbone_lr", "weight_decay", "label_smoothing", "ema")
@@ -401,6 +400,8 @@ def _cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A cluster of one's own is for nothing else, and need not step back behind whatever runs.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if address is None:
         address = "auto" if "RAY_ADDRESS" in os.environ else "local"
     connect(address)

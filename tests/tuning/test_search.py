@@ -221,7 +221,7 @@ def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
 @pytest.mark.slow
 def test_a_population_inherits_from_its_best(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(
-        "lr = {low = 1e-6, high = 0.01, log = true}\nepochs = 12\nbatch_size = 16\nhead_width = 16\n"
+        "lr = {low = 1e-6, high = 0.01, log = true}\nepochs = 12\nbatch_size = 16\n"
     )
     words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
     words += ["--algorithm", "random", "--scheduler", "pbt", "--trials", "4"]
