@@ -23,9 +23,8 @@ class Search(SearchConfig):
     """
 
     def execute(self) -> int:
-        from tuning.results import CSV, REPORT
+        from tuning.results import CSV, REPORT, WINNER
         from tuning.search import search
-        from tuning.winner import WINNER
 
         config = SearchConfig(**{f.name: getattr(self, f.name) for f in fields(SearchConfig)})
         told = search(config)
