@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
 from tests.tuning.test_search import SMALL, SPACE
 from tuning.results import read_trials
@@ -31,13 +31,6 @@ def test_a_job_gets_the_code_and_nothing_private(tmp_path: Path) -> None:
     assert result.returncode == 0, "it is whole"
     tops = {path.name for path in (tmp_path / "job").iterdir()}
     assert tops == {"bintally", "sharding", "training", "tuning", "space.toml"}
-
-
-def test_where_no_cluster_answers_is_told_in_a_line(run: Command) -> None:
-    result = run("tuning", "submit", "--address", "http://127.0.0.1:9", "--", "search")
-    assert result.returncode == 2
-    assert "--address http://127.0.0.1:9: no dashboard of a Ray cluster answers" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
