@@ -141,9 +141,7 @@ def test_links_lead_somewhere() -> None:
             assert (REPOSITORY / target).exists(), target
 
 
-def test_every_number_is_a_results_files() -> None:
-    from benchmarks.numbers import read_numbers
-    from benchmarks.readme import draw, untraced
+def test_every_number_is_a_results_files(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.readme import run as renew
 
-    draft = draw(README, read_numbers())
-    assert [*draft.unknown, *draft.stale, *untraced(README)] == []
+    assert renew(check=True) == 0, capsys.readouterr().err
