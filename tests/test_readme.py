@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -52,6 +53,10 @@ def folder(
     client = boto3.client("s3")
     for name in ("aft-vbi-pds", "mine"):
         client.create_bucket(Bucket=name)
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:*"}
+    resource = {"Resource": ["arn:aws:s3:::aft-vbi-pds", "arn:aws:s3:::aft-vbi-pds/*"]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [everyone | resource]})
+    client.put_bucket_policy(Bucket="aft-vbi-pds", Policy=policy)
     copy(open_place(bucket), open_place("s3://aft-vbi-pds"))
     photo = (bucket / "bin-images/00001.jpg").read_bytes()
     (tmp_path / "photo.jpg").write_bytes(photo)
