@@ -2,7 +2,8 @@
 
 Runs the commands that a user would run, each in a process of its own and shown before it runs:
 a bucket of rendered bins on a local S3 server, shards from it, a small network trained from
-scratch, the test split evaluated, a photo counted. What it makes lies in demo-output/.
+scratch, the test split evaluated, a photo counted, and heads for that network searched on a Ray
+cluster of this machine alone. What it makes lies in demo-output/.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ FIT = (
     """--backbone resnet18 --weights none --image-size 96 --epochs 12 --batch-size 32 --lr 0.001"""
 )
 
+SEARCH = "--backbone resnet18 --image-size 96 --trials 8"
+
 
 def main() -> int:
     began = time.monotonic()
@@ -49,13 +52,16 @@ def main() -> int:
     step("The test split", f"training evaluate --checkpoint {run}/best.pt --shards {shards}")
     photo = a_test_photo(shards)
     step("One photo", f"training predict --checkpoint {run}/best.pt {photo}")
+    heads = f"--shards {shards} --output {OUTPUT}/search --weights {run}/best.pt {SEARCH}"
+    step("Other heads for the same network", f"tuning search {heads}")
 
     result = json.loads((run / "evaluation.json").read_text())
     print(
         f"\nCounted right: {result['accuracy']:.1%} of {result['samples']} test photos; always "
         f"answering {result['baseline']['count']} gets {result['baseline']['accuracy']:.1%}. "
         f"Took {time.monotonic() - began:.0f} s.\n"
-        f"Curves, confusion matrix and photos with answers: {(run / 'report.html').resolve()}"
+        f"Curves, confusion matrix and photos with answers: {(run / 'report.html').resolve()}\n"
+        f"The search: {(OUTPUT / 'search/report.html').resolve()}"
     )
     return 0
 

@@ -83,6 +83,29 @@ class Training:
 
 
 @dataclass
+class Tuning:
+    """Trials an hour, from shards to heads of a frozen backbone.
+
+    Our search, features included, beside the plain way with Ray Tune, in which each trial reads an
+    ImageFolder of its own; that one is measured for an epoch and extrapolated.
+    """
+
+    quick: bool = False
+    """Few photos and trials: shows that it works, and roughly how fast."""
+    output: Output = None
+    """Folder for tuning.json, .md, .png and .svg; else one of benchmarks/results, by hardware."""
+    shards: Shards = None
+    """A dataset that is searched on. Else one is rendered and removed again."""
+    weights: Annotated[str, tyro.conf.arg(metavar="FILE")] = "none"
+    """Of EfficientNet-Lite0 for timm: how fast it computes does not depend on them."""
+
+    def run(self) -> int:
+        from benchmarks.tuning import run
+
+        return run(quick=self.quick, output=self.output, shards=self.shards, weights=self.weights)
+
+
+@dataclass
 class Serving:
     """Photos a second and latencies, from clients over HTTP to answers.
 
@@ -165,10 +188,11 @@ class Scaling:
         return run()
 
 
-BENCHMARKS: dict[str, Callable[..., Loader | Sharding | Training | Serving]] = {
+BENCHMARKS: dict[str, Callable[..., Loader | Sharding | Training | Tuning | Serving]] = {
     "sharding": Sharding,
     "loader": Loader,
     "training": Training,
+    "tuning": Tuning,
     "serving": Serving,
 }
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -14,7 +14,7 @@ import signal
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,7 @@ __all__ = [
     "Role",
     "Spread",
     "cpu_seconds",
+    "family_memory_mib",
     "peak_memory_mib",
     "take_turns",
     "workers_memory_mib",
@@ -189,6 +190,33 @@ def workers_memory_mib() -> float:
         for worker in multiprocessing.active_children()
     ]
     return sum(kib or 0 for kib in private) / 1024
+
+
+def family_memory_mib(pid: int) -> float:
+    """Memory of a process and all of its descendants now (Linux): the sum of their proportional
+    set sizes, in which what several processes share counts once."""
+    return sum(map(_proportional_mib, _family(pid)))
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process and all of its descendants."""
+    yield pid
+    # A process that ends meanwhile takes its files with it.
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return
+    for task in tasks:
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield from _family(int(child))
+
+
+def _proportional_mib(pid: int) -> float:
+    return (_kib(f"/proc/{pid}/smaps_rollup", "Pss") or 0) / 1024
 
 
 def _kib(path: str, *names: str) -> int | None:

@@ -13,11 +13,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks.environment import REPOSITORY, read_environment
-from benchmarks.measure import Contestant, Measurement, take_turns
+from benchmarks.measure import Contestant, Measurement, family_memory_mib, take_turns
 from benchmarks.results import Metric, Report, default_folder
 from benchmarks.serving_load import drive
 from bintally.command import UsageError, WorkError
@@ -28,11 +29,22 @@ LIBRARIES = ("torch", "ray", "uvicorn", "starlette", "fastapi", "simplejpeg", "p
 BACKBONE = "timm:tf_efficientnet_lite0"
 CLIENTS = (1, 8, 32)
 NUM_PHOTOS = 64
-NUM_ROUNDS = 5
-SECONDS = 10.0
-SECONDS_QUICK = 3.0
-WARM_UP_S = 2.0
 START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long is measured."""
+
+    num_rounds: int
+    seconds: float
+    """For each number of clients."""
+    warm_up_s: float
+    """Before it."""
+
+
+FULL = Plan(num_rounds=3, seconds=8.0, warm_up_s=2.0)
+QUICK = Plan(num_rounds=2, seconds=3.0, warm_up_s=2.0)
 METRICS = (
     Metric("per_s_32", "photos/s, 32 clients"),
     *(Metric(f"p{percent}_ms_32", f"p{percent}, ms, 32 clients") for percent in (50, 95, 99)),
@@ -46,29 +58,34 @@ METRICS = (
             Metric(f"p99_ms_{clients}", f"p99, ms, {clients}"),
         )
     ),
+    Metric("memory_mib", "memory, MiB"),
 )
 NOTES = (
     "photos/s: answers with status 200 a second, each client sending a photo when the one before "
     "is answered. Any other answer, or none, makes an error of the row.",
     "The clients are one process on the same machine, and share its cores with the server.",
+    "memory: PSS of the server's processes, those of Ray included, after the load of 32 clients.",
     "FastAPI in bf16 shows what of the difference is the arithmetic, and what the serving.",
 )
 
 
 def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
     """Measures and writes the results; 1 where a server failed."""
+    from training.checkpoint import read_checkpoint
+
     environment = read_environment(LIBRARIES)
     folder = output or default_folder(environment, quick)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: not a folder")
-    seconds = SECONDS_QUICK if quick else SECONDS
+    duration = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="bintally-serving-") as temporary:
         scratch = Path(temporary)
         _render(scratch / "bucket")
-        file = checkpoint or _make_checkpoint(scratch / "model.pt")
+        file = checkpoint.absolute() if checkpoint else _make_checkpoint(scratch / "model.pt")
+        backbone = read_checkpoint(file)[0].config["backbone"]
         peer = [sys.executable, "-m", "benchmarks.serving_peers"]
         ours = [sys.executable, "-m", "serving", "--checkpoint", str(file), "--port", "0"]
-        measure = partial(_measure, bucket=scratch / "bucket", seconds=seconds)
+        measure = partial(_measure, bucket=scratch / "bucket", duration=duration)
         cores = os.cpu_count() or 1
         contestants = [
             Contestant(
@@ -94,18 +111,19 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
                 },
             ),
         ]
-        results = take_turns(contestants, 2 if quick else NUM_ROUNDS, task="serving", num_warmups=0)
+        results = take_turns(contestants, duration.num_rounds, task="serving", num_warmups=0)
     report = Report(
         name="serving",
         title="Counts over HTTP: photos from clients, one at a time each",
         metrics=METRICS,
         workload={
-            "model": str(checkpoint.name) if checkpoint else f"{BACKBONE}, random weights",
+            "model": f"{backbone}, {checkpoint.name if checkpoint else 'random weights'}",
             "photos": f"{NUM_PHOTOS} rendered ones of ABID's size",
-            "seconds": f"{seconds:g} for each number of clients, after {WARM_UP_S:g} of warm-up",
+            "seconds": f"{duration.seconds:g} for each number of clients, after "
+            f"{duration.warm_up_s:g} of warm-up",
         },
         notes=NOTES,
-        num_rounds=2 if quick else NUM_ROUNDS,
+        num_rounds=duration.num_rounds,
         quick=quick,
         environment=environment,
         results=results,
@@ -156,13 +174,13 @@ def _make_checkpoint(file: Path) -> Path:
     return file
 
 
-def _measure(command: Sequence[str], *, bucket: Path, seconds: float) -> Measurement:
+def _measure(command: Sequence[str], *, bucket: Path, duration: Plan) -> Measurement:
     photos = _good_photos(bucket)
     measured: dict[str, float] = {}
-    with _server(command) as port:
+    with _server(command) as (port, process):
         for clients in CLIENTS:
-            drive(port, photos, clients, WARM_UP_S)
-            load = drive(port, photos, clients, seconds)
+            drive(port, photos, clients, duration.warm_up_s)
+            load = drive(port, photos, clients, duration.seconds)
             if load.errors:
                 raise WorkError(
                     f"{len(load.errors)} requests of {clients} clients failed: {load.errors[0]}"
@@ -170,6 +188,7 @@ def _measure(command: Sequence[str], *, bucket: Path, seconds: float) -> Measure
             measured[f"per_s_{clients}"] = load.per_second
             for percent in (50, 95, 99):
                 measured[f"p{percent}_ms_{clients}"] = load.percentile_ms(percent)
+        measured["memory_mib"] = family_memory_mib(process)
     return measured
 
 
@@ -185,8 +204,8 @@ def _good_photos(bucket: Path) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def _server(command: Sequence[str]) -> Iterator[int]:
-    """A server in a session of its own; its port, once it is ready."""
+def _server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """A server in a session of its own; its port and process id, once it is ready."""
     with tempfile.TemporaryFile() as log:
         if "serving" in command:
             port = 0
@@ -213,7 +232,7 @@ def _server(command: Sequence[str]) -> Iterator[int]:
                 if process.poll() is not None or time.monotonic() > until:
                     raise WorkError(f"the server did not start: {text[-300:]}")
                 time.sleep(0.2)
-            yield port
+            yield port, process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

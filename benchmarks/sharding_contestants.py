@@ -13,12 +13,12 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.measure import Measurement
+from benchmarks.measure import Measurement, family_memory_mib
 from bintally.command import WorkError
 
 __all__ = ["FEW", "PHOTOS", "Kind", "Usage", "Workload", "make_shards", "run_ours", "run_process"]
@@ -205,30 +205,4 @@ PR_SET_CHILD_SUBREAPER = 36
 def _watch(pid: int, ended: threading.Event, peak: list[float]) -> None:
     """Keeps the most memory that a process and its descendants have had together."""
     while not ended.wait(SAMPLE_EVERY_S):
-        peak[0] = max(peak[0], sum(map(_memory_mib, _family(pid))))
-
-
-def _family(pid: int) -> Iterator[int]:
-    """A process and all of its descendants."""
-    yield pid
-    # A process that ends meanwhile takes its files with it.
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:
-        return
-    for task in tasks:
-        try:
-            children = (task / "children").read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _family(int(child))
-
-
-def _memory_mib(pid: int) -> float:
-    """Its proportional set size: what several processes share counts once over all of them."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        peak[0] = max(peak[0], family_memory_mib(pid))

@@ -21,7 +21,7 @@ from benchmarks.training_contestants import (
 from bintally.command import UsageError
 from bintally.progress import say
 
-__all__ = ["run"]
+__all__ = ["render", "run", "unpack"]
 
 LIBRARIES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "pillow", "simplejpeg")
 METRICS = (
@@ -41,10 +41,10 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-training-") as temporary:
         scratch = Path(temporary)
-        place = shards or _render(scratch, (256 if quick else 768) * (16 if on_gpu else 1))
+        place = shards or render(scratch, (256 if quick else 768) * (16 if on_gpu else 1))
         workload = Workload(
             shards=place,
-            image_folder=_unpack(place, scratch / "photos"),
+            image_folder=unpack(place, scratch / "photos"),
             backbone="resnet50" if on_gpu else "resnet18",
             image_size=224 if on_gpu else 96,
             batch_size=256 if on_gpu else 32,
@@ -104,8 +104,8 @@ def _contestants(workload: Workload) -> list[Contestant]:
     ]
 
 
-def _render(scratch: Path, images: int) -> str:
-    """A dataset whose photos are nearly all in the train split."""
+def render(scratch: Path, images: int, split: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> str:
+    """A dataset of rendered photos, nearly all in the train split if nothing else is said."""
     from bintally.places import open_place
     from sharding.build import build
     from sharding.distribute import Processes
@@ -115,20 +115,21 @@ def _render(scratch: Path, images: int) -> str:
     say(f"rendering {images:,} photos")
     source, destination = open_place(scratch / "bucket"), open_place(scratch / "shards")
     synthesize(source, images=images, seed=0)
-    options = Options(split=(1.0, 0.0, 0.0), group="none")
+    options = Options(split=split, group="none")
     build(source, destination, options, distributor=Processes(1), connections=8)
     return str(destination)
 
 
-def _unpack(shards: str, photos: Path) -> Path:
-    """The train split as files, for those who read no shards."""
+def unpack(shards: str, folder: Path, split: str = "train") -> Path:
+    """A split as files, a folder below this one, for those who read no shards."""
     from bintally.places import open_place
     from sharding.dataset import read_dataset
     from training.samples import Samples
 
     place = open_place(shards)
     dataset = read_dataset(place)
-    samples = Samples(place, dataset, "train")
+    photos = folder / split
+    samples = Samples(place, dataset, split)
     labels = samples.labels(range(len(samples)), dataset.classes)
     for index, label in enumerate(labels):
         path = photos / f"{label:03d}" / f"{samples.ids[index]}.jpg"

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def serve(config: ServeConfig) -> None:
     token = config.read_token()
     if not config.checkpoint.is_file():
         raise UsageError(f"{config.checkpoint}: no such file; name best.pt or last.pt of a run")
+    # Whatever else may be wrong with it shows when it is loaded, beside the start of Ray.
+    if not zipfile.is_zipfile(config.checkpoint):
+        raise UsageError(f"{config.checkpoint}: not a checkpoint (best.pt or last.pt of a run)")
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     with (
         config.bind() as listener,

@@ -62,6 +62,14 @@ class Node:
                     found.append(int(folder.name))
         return found
 
+    def runs(self, task: str) -> bool:
+        """Whether a worker of the node is at a task, "ray::" and its function's name."""
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process}/cmdline").read_bytes().startswith(task.encode()):
+                    return True
+        return False
+
     def kill(self) -> None:
         """Ends all of its processes at once, as a power cut does; returns when they are gone."""
         with contextlib.suppress(ProcessLookupError):
@@ -77,9 +85,13 @@ class Node:
 class Cluster:
     """A head and further nodes on this machine."""
 
-    def __init__(self, address: str, environment: Mapping[str, str], nodes: list[Node]) -> None:
+    def __init__(
+        self, address: str, dashboard: str, environment: Mapping[str, str], nodes: list[Node]
+    ) -> None:
         self.address = address
         """For `--ray`."""
+        self.dashboard = dashboard
+        """Where jobs are sent, if it was asked for."""
         self.environment = environment
         """For the processes that connect."""
         self.nodes = nodes
@@ -87,7 +99,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(num_nodes: int, *, cores: int = 1) -> Iterator[Cluster]:
+def ray_cluster(num_nodes: int, *, cores: int = 1, dashboard: bool = False) -> Iterator[Cluster]:
     """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
     yields, and none is left when it is over."""
     with (
@@ -99,15 +111,21 @@ def ray_cluster(num_nodes: int, *, cores: int = 1) -> Iterator[Cluster]:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
         address = f"{LOCALHOST}:{_free_port()}"
         size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+        head = [
+            "--head",
+            f"--port={address.rpartition(':')[2]}",
+            f"--include-dashboard={dashboard}",
+        ]
         head += [f"--ray-client-server-port={_free_port()}"]
+        jobs_port = _free_port()
+        head += [f"--dashboard-port={jobs_port}"]
         nodes: list[Node] = []
         for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
             node = Node([*role, *size], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
             nodes.append(node)
-        yield Cluster(address, environment, nodes)
+        yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes)
 
 
 def _free_port() -> int:

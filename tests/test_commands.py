@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, Command
 
-PACKAGES = ["sharding", "training", "serving", "benchmarks"]
+PACKAGES = ["sharding", "training", "tuning", "serving", "benchmarks"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -23,7 +23,8 @@ def test_help_imports_nothing_heavy(package: str) -> None:
     )
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "tyro" in imported
-    assert not imported & {"torch", "numpy", "nvidia", "pyarrow", "boto3", "PIL", "timm", "obstore"}
+    heavy = {"torch", "numpy", "nvidia", "pyarrow", "boto3", "PIL", "timm", "obstore", "ray"}
+    assert not imported & {*heavy, "optuna"}
     assert result.returncode == 0
     assert "usage:" in result.stdout
 
@@ -57,6 +58,16 @@ def mistakes(tmp: Path) -> dict[str, tuple[list[object], int, str]]:
         "verify an unfinished build": (["sharding", "verify", torn], 1, "no complete dataset"),
         "fit on an unfinished build": ([*fit, torn], 1, "no complete dataset"),
         "fit on an empty folder": ([*fit, empty], 2, "empty"),
+        "search on an unfinished build": (
+            ["tuning", "search", "--shards", torn, "--output", tmp / "search"],
+            1,
+            "no complete dataset",
+        ),
+        "a job that nobody takes": (
+            ["tuning", "submit", "--address", "http://127.0.0.1:9", "--", "search"],
+            2,
+            "no dashboard of a Ray cluster answers",
+        ),
         "evaluate what is no checkpoint": (
             ["training", "evaluate", "--shards", empty, "--checkpoint", fake],
             2,

@@ -69,7 +69,8 @@ class FitConfig:
     backbone: str = "resnet50"
     """A classifier of torchvision by name, or timm:NAME."""
     weights: str = "imagenet"
-    """What the backbone begins with: imagenet (downloaded), none, or a file."""
+    """What the backbone begins with: imagenet (downloaded), none, or a file (a state dict, or the
+    best.pt of another run)."""
     trainable: Trainable = "all"
     """Train the head on a frozen backbone, or everything."""
     cache_features: bool = True

@@ -94,9 +94,10 @@ def build_model(
     """A model with fresh head, and the preprocessing that its backbone's weights expect.
 
     `backbone` is the name of a torchvision classifier, or `timm:NAME`; `weights` is `imagenet`
-    (downloaded by the library), `none`, or a file of the library's own state dict (.pth or
-    .safetensors). With a `seed`, fresh weights are a function of it. Raises `UsageError` for a name
-    or weights that do not exist or do not fit.
+    (downloaded by the library), `none`, or a file: the library's own state dict (.pth or
+    .safetensors), or a checkpoint of ours with this backbone. With a `seed`,
+    fresh weights are a function of it. Raises `UsageError` for a name or weights that do not exist
+    or do not fit.
     """
     if seed is not None:
         torch.manual_seed(seed)
@@ -205,6 +206,11 @@ def _read_state(file: Path) -> Mapping[str, Tensor]:
         raise UsageError(
             f"--weights {file}: not readable as weights: {error}".split("\n")[0]
         ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        # One of our own checkpoints.
+        whole = {**state["model"], **(state.get("ema") or {})}
+        prefix = "backbone."
+        state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UsageError(f"--weights {file}: not a state dict (a mapping of names to tensors)")
     return state

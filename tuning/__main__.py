@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
 
-from bintally.command import main
+import tyro
+
+from bintally.command import UsageError, main
 from tuning.config import SearchConfig
 
 
@@ -18,9 +23,8 @@ class Search(SearchConfig):
     """
 
     def execute(self) -> int:
-        from tuning.results import CSV, REPORT
+        from tuning.results import CSV, REPORT, WINNER
         from tuning.search import search
-        from tuning.winner import WINNER
 
         config = SearchConfig(**{f.name: getattr(self, f.name) for f in fields(SearchConfig)})
         told = search(config)
@@ -40,10 +44,55 @@ class Search(SearchConfig):
         return 0
 
 
+@dataclass(frozen=True)
+class Submit:
+    """Run `search …` on a Ray cluster, through its job API.
+
+    python -m tuning submit --address http://HEAD:8265 -- search --shards s3://… --output …
+
+    The code travels with the job; data, credentials and the rest of this folder do not. Its log is
+    shown here, and its exit code is this command's. Ctrl-C leaves the job alone.
+    """
+
+    address: str
+    """Of the cluster's dashboard: http://HEAD:8265."""
+    words: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="-- search …")
+    ] = ()
+    """The command, after two dashes."""
+    stop: Annotated[str | None, tyro.conf.arg(metavar="JOB")] = None
+    """Stop this job instead."""
+    file: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="PATH")] = ()
+    """A file that travels beside the code, under its name: a --space, or weights."""
+    env: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
+    """A variable of this environment that the job gets too; no other does."""
+    requirements: Path | None = None
+    """constraints.txt, say: the cluster makes an environment with it first. Else its machines have
+    what bintally needs."""
+
+    def execute(self) -> int:
+        from tuning.submit import stop, submit
+
+        if (self.stop is None) == (not self.words):
+            raise UsageError("name a command after two dashes (-- search …), or --stop a job")
+        if self.stop is not None:
+            stop(self.address, self.stop)
+            return 0
+        if missing := [name for name in self.env if name not in os.environ]:
+            raise UsageError(f"--env {missing[0]}: is not set here")
+        return submit(
+            self.address,
+            self.words,
+            files=self.file,
+            environment={name: os.environ[name] for name in self.env},
+            requirements=self.requirements,
+        )
+
+
 if __name__ == "__main__":
     sys.exit(
         main(
-            Search,
+            Search | Submit,
             prog="python -m tuning",
             description="Stage 3: many trainings, one winner.",
         )

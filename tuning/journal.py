@@ -123,11 +123,12 @@ class Journal(tune.Callback):  # type: ignore[misc]
             whole = bool(history) and history[-1]["epoch"] >= epochs
             status, reason = ("finished", "") if whole else ("stopped", "behind the others")
         best = told.get("best", {})
+        value = best["validation"][self._task.base.best_metric] if best else None
         over = Trial(
             number,
             trial.config["parameters"],
             status,
-            best["validation"][self._task.base.best_metric] if best else None,
+            value if status in ("finished", "stopped") else None,
             best,
             history,
             told.get("time_total_s", 0.0),

@@ -12,12 +12,24 @@ from typing import Any
 
 from bintally.places import write_atomically
 
-__all__ = ["BEST", "CSV", "REPORT", "TRIALS", "Trial", "read_trials", "write_csv", "write_trial"]
+__all__ = [
+    "BEST",
+    "CSV",
+    "REPORT",
+    "TRIALS",
+    "WINNER",
+    "Trial",
+    "read_trials",
+    "write_csv",
+    "write_trial",
+]
 
 BEST = "best.json"
 CSV = "results.csv"
 REPORT = "report.html"
 TRIALS = "trials"
+WINNER = "winner"
+"""Folder of the winner's run."""
 METRICS = ("accuracy", "within_one", "rmse", "mae", "loss")
 
 
@@ -32,7 +44,7 @@ class Trial:
     status: str
     """finished, stopped, diverged, out-of-memory or failed."""
     value: float | None
-    """The objective, of the best epoch; None if there is none."""
+    """The objective, of the best epoch; None of a trial that came to nothing."""
     best: Mapping[str, Any]
     """The best epoch and its validation metrics; empty if there is none."""
     history: Sequence[Mapping[str, Any]]
@@ -65,7 +77,9 @@ def write_csv(file: Path, trials: Sequence[Trial]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     last = ("seconds", "gpus", "node", "reason")
-    writer.writerow(["trial", *names, "status", "value", "best_epoch", "epochs", *METRICS, *last])
+    writer.writerow(
+        ["trial", *names, "status", "value", "best_epoch", "epochs_done", *METRICS, *last]
+    )
     for trial in trials:
         metrics = trial.best.get("validation", {})
         writer.writerow(

@@ -23,17 +23,17 @@ from bintally.places import open_place, write_atomically
 from bintally.progress import say
 from sharding.dataset import Dataset, read_dataset
 from training.cluster import settled
-from training.config import FitConfig
 from training.metrics import LOWER_IS_BETTER
 from tuning.config import SearchConfig
-from tuning.results import BEST, CSV, REPORT, TRIALS, Trial, read_trials, write_csv
+from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
 from tuning.room import Room
+from tuning.schedulers import make_scheduler
 from tuning.space import Choice, Space
 from tuning.study import Outcome, Study, importance
+from tuning.tasks import Won, compute_features, result, train_head, train_winner
 
 if TYPE_CHECKING:
     from tuning.trial import Task
-    from tuning.winner import Won
 
 __all__ = ["search"]
 
@@ -41,8 +41,6 @@ SEARCH = "search.json"
 RAY = "ray"
 RETRIES = 3
 """How often a trial is begun again that failed, or whose machine was lost."""
-GRACE_EPOCHS = 4
-"""Epochs that ASHA and PBT leave a trial alone for."""
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -84,7 +82,6 @@ class _Search:
                 f"{self.folder}: no trial came to its end ({len(trials)} failed; the first: "
                 f"{trials[0].reason if trials else 'none was begun'}); see {CSV} there"
             )
-        # The settings in which a population's member ended are not those it was trained with.
         best = ranked[0]
         with self._timed("winner"):
             won = self._train_winner(best, home)
@@ -105,7 +102,7 @@ class _Search:
             config = replace(self.base, backbone=backbone)
             compute = ray.remote(
                 num_cpus=self.room.cores_of_a_node, num_gpus=1 if self.room.gpus else 0
-            )(_compute_features)
+            )(compute_features)
             say(
                 f"{backbone}: features of {self.dataset.splits['train'].samples:,} photos in both "
                 f"views and {self.dataset.splits['validation'].samples:,} to validate on, once"
@@ -113,7 +110,7 @@ class _Search:
             reference, told = compute.options(num_returns=2).remote(
                 config, os.environ.get("BINTALLY_CACHE")
             )
-            home = _get(told)
+            home = result(told)
             features[backbone] = reference
         return features, home
 
@@ -172,7 +169,7 @@ class _Search:
             tune_config=tune.TuneConfig(
                 num_samples=1 if population else config.trials,
                 search_alg=searcher,
-                scheduler=self._scheduler(),
+                scheduler=make_scheduler(config, self.space),
                 max_concurrent_trials=None if population else concurrency,
                 time_budget_s=self._time_left(),
                 reuse_actors=heads,
@@ -182,6 +179,8 @@ class _Search:
                 storage_path=str(self.folder),
                 callbacks=[journal, TBXLoggerCallback()],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # A head is trained again sooner than it is saved; the others save themselves.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
@@ -212,49 +211,6 @@ class _Search:
             ]
         return outcomes
 
-    def _scheduler(self) -> Any:
-        from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
-
-        mode = "min" if self.lower_is_better else "max"
-        if self.config.scheduler == "asha":
-            return ASHAScheduler(
-                metric="value",
-                mode=mode,
-                grace_period=GRACE_EPOCHS,
-                max_t=MOST_EPOCHS,
-                reduction_factor=3,
-            )
-        if self.config.scheduler == "pbt":
-            return PopulationBasedTraining(
-                metric="value",
-                mode=mode,
-                perturbation_interval=GRACE_EPOCHS,
-                hyperparam_mutations={"parameters": self._mutations()},
-                seed=self.config.seed,
-            )
-        return FIFOScheduler()
-
-    def _mutations(self) -> dict[str, Any]:
-        """What a member of the population may change in mid-training: not how long it lasts."""
-        from ray import tune
-
-        mutations: dict[str, Any] = {}
-        for name, dimension in self.space.dimensions.items():
-            if name not in INHERITABLE:
-                continue
-            if isinstance(dimension, Choice):
-                mutations[name] = [*dimension.values]
-            elif dimension.log:
-                mutations[name] = tune.loguniform(dimension.low, dimension.high)
-            else:
-                mutations[name] = tune.uniform(dimension.low, dimension.high)
-        if not mutations:
-            raise UsageError(
-                f"--scheduler pbt: the space has nothing to change in mid-training; it can be "
-                f"{', '.join(INHERITABLE)}"
-            )
-        return mutations
-
     def _time_left(self) -> float | None:
         if not self.config.minutes:
             return None
@@ -263,7 +219,7 @@ class _Search:
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """Those with a result, the best first, the earlier one of equals."""
         sign = 1.0 if self.lower_is_better else -1.0
-        able = [trial for trial in trials if trial.value is not None and trial.status in ABLE]
+        able = [trial for trial in trials if trial.value is not None]
         return sorted(able, key=lambda t: (sign * (t.value or 0.0), t.number))
 
     def _train_winner(self, best: Trial, home: str | None) -> Won:
@@ -271,10 +227,8 @@ class _Search:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from tuning.winner import WINNER, as_found, train_winner
-
         here = ray.get_runtime_context().get_node_id()
-        config = as_found(self.base, dict(best.parameters))
+        config = replace(self.base, **best.parameters, run=self.folder / WINNER)
         # What the trial has trained already need not be trained again.
         earlier = self.folder / TRIALS / f"{best.number:04d}"
         if earlier.is_dir() and not config.run.exists():
@@ -287,7 +241,7 @@ class _Search:
             scheduling_strategy=NodeAffinitySchedulingStrategy(home or here, soft=True),
         )(train_winner)
         say(f"trial {best.number} is the best: trained as it was found, all of its epochs")
-        won: Won = _get(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
+        won: Won = result(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
         for name, data in won.files.items():
             write_atomically(self.folder / WINNER / name, data)
         return won
@@ -300,8 +254,8 @@ class _Search:
         if reference is None or self.base.batch_size > self.dataset.splits["train"].samples:
             return None
         resources = self.room.resources(self.config)
-        train = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_train_head)
-        best: dict[str, Any] = _get(train.remote(self.base, reference))
+        train = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(train_head)
+        best: dict[str, Any] = result(train.remote(self.base, reference))
         return best
 
     def _tell(
@@ -358,13 +312,6 @@ class _Search:
         self.seconds[name] = time.monotonic() - began
 
 
-ABLE = ("finished", "stopped")
-MOST_EPOCHS = 100_000
-"""A trial ends by its own number of epochs, not by ASHA's."""
-INHERITABLE = ("lr", "backbone_lr", "weight_decay", "label_smoothing", "ema")
-"""Settings that may change in mid-training, without another model, order or schedule's length."""
-
-
 def _begin(config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
     """Readies the folder. Raises `UsageError` where another search lies in it."""
     mine = config.to_dict(space) | {"dataset": dataset.sha256}
@@ -397,7 +344,10 @@ def _cluster(address: str | None) -> Iterator[None]:
     # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A cluster of one's own is for nothing else, and need not step back behind whatever runs.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if address is None:
         address = "auto" if "RAY_ADDRESS" in os.environ else "local"
     connect(address)
@@ -405,46 +355,3 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
-    """Features for heads, and the node on which they are. A task of Ray's."""
-    import ray
-    import torch
-
-    from training.distributed import Process
-    from training.heads import read_head_data
-
-    if cache:
-        os.environ["BINTALLY_CACHE"] = cache
-    on_gpu = config.device == "cuda"
-    device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-    data = read_head_data(config, Process(0, 1, 0, device))
-    return data, ray.get_runtime_context().get_node_id()
-
-
-def _train_head(config: FitConfig, data: Any) -> dict[str, Any]:
-    """The best epoch of a head. A task of Ray's."""
-    import torch
-
-    from training.distributed import Process
-    from training.heads import HeadTraining
-
-    device = torch.device("cuda", 0) if config.device == "cuda" else torch.device("cpu")
-    training = HeadTraining(config, data, Process(0, 1, 0, device))
-    while not training.ended:
-        training.train_epoch()
-    return training.best
-
-
-def _get(reference: Any) -> Any:
-    """A task's result; its own error, where it raised one."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        raise WorkError(f"the Ray cluster lost a task: {str(error).splitlines()[0]}") from error

@@ -71,7 +71,7 @@ def test_slow_requests_are_ended_and_others_are_served(server: Server, photos: l
     whole = request(photos[0])
     cut = whole.index(b"\r\n\r\n") + 4
     head, body = whole[:cut], whole[cut:]
-    drops = [bytes([byte]) for byte in body[:200]]
+    drops = [bytes([byte]) for byte in body[:140]]
 
     def slow_head() -> bytes:
         return send_raw(server.port, *[bytes([byte]) for byte in head[:60]], pause_s=0.2)

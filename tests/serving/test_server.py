@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,9 +192,15 @@ def test_it_listens_on_localhost_only(server: Server) -> None:
     assert listening == [f"0100007F:{server.port:04X}"]
 
 
-def test_a_checkpoint_that_is_none_ends_it_with_one_line(tmp_path: Path, run: Command) -> None:
+@pytest.mark.parametrize("kind", ["text", pytest.param("archive", marks=pytest.mark.slow)])
+def test_a_checkpoint_that_is_none_ends_it_with_one_line(
+    kind: str, tmp_path: Path, run: Command
+) -> None:
     fake = tmp_path / "fake.pt"
     fake.write_bytes(b"no checkpoint")
+    if kind == "archive":  # As a checkpoint is one: that it holds none shows once Ray has started.
+        with zipfile.ZipFile(fake, "w") as archive:
+            archive.writestr("data.pkl", b"no checkpoint")
     result = run("serving", "--checkpoint", fake, "--port", 0)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

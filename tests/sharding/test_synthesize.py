@@ -15,9 +15,9 @@ from tests.conftest import SEED, contents
 
 def test_the_bytes_depend_on_the_seed_and_not_on_the_workers(tmp_path: Path) -> None:
     one, two, other = (tmp_path / name for name in ("one", "two", "other"))
-    synthesize(open_place(one), images=30, seed=3, workers=1)
-    synthesize(open_place(two), images=30, seed=3, workers=2)
-    synthesize(open_place(other), images=30, seed=4, workers=1)
+    synthesize(open_place(one), images=12, seed=3, workers=1)
+    synthesize(open_place(two), images=12, seed=3, workers=2)
+    synthesize(open_place(other), images=12, seed=4, workers=1)
     assert contents(one) == contents(two)
     assert contents(one) != contents(other)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,8 @@ import pytest
 
 from bintally.places import open_place
 from sharding.dataset import read_dataset
-from tests.conftest import Command, copy
+from tests.conftest import REPOSITORY, Command, copy
+from tests.ray_nodes import ray_cluster
 from training import bulk
 from training.bulk import Job, Photos, Shards, predict_bulk
 from training.checkpoint import read_checkpoint
@@ -160,3 +165,40 @@ def test_the_command(checkpoint: Path, shards: Path, tmp_path: Path, run: Comman
         assert result.returncode == 2, wrong
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_nodes_of_ray_give_the_same_bytes_and_so_does_the_one_that_is_left(
+    checkpoint: Path, bucket: Path, tmp_path: Path
+) -> None:
+    """Of as many photos as make three parts."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (bucket / "bin-images").iterdir():
+        for i in range(32):
+            os.link(path, photos / f"{i}-{path.name}")
+    predict = [sys.executable, "-m", "training", "predict", "--checkpoint", str(checkpoint)]
+    predict += ["--photos", str(photos), "--output"]
+    here, there, lossy = (str(tmp_path / name) for name in ("here", "there", "lossy"))
+    # The rendered bucket has damaged photos, which make it 1.
+    assert subprocess.run([*predict, here], cwd=REPOSITORY).returncode == 1
+    with ray_cluster(2) as cluster:
+
+        def start(output: str) -> subprocess.Popen[bytes]:
+            command = [*predict, output, "--ray", cluster.address]
+            return subprocess.Popen(command, cwd=REPOSITORY, env=cluster.environment)
+
+        counting = start(there)
+        helped: set[int] = set()
+        while counting.poll() is None:
+            helped |= {i for i, node in enumerate(cluster.nodes) if node.runs("ray::count_part")}
+            time.sleep(0.1)
+        assert (counting.returncode, helped) == (1, {0, 1})
+        counting = start(lossy)
+        while not cluster.nodes[1].runs("ray::count_part") and counting.poll() is None:
+            time.sleep(0.1)
+        cluster.nodes[1].kill()
+        assert counting.wait(200) == 1
+    assert pq.read_metadata(here).num_rows > 2 * 2048
+    assert Path(there).read_bytes() == Path(lossy).read_bytes() == Path(here).read_bytes()

@@ -92,6 +92,22 @@ def test_weights_come_from_a_file_of_the_librarys_own(backbone: str, tmp_path: P
         assert all(torch.equal(mine[k], loaded[k]) for k in mine)
 
 
+def test_weights_come_from_a_checkpoint_of_ours(shards: Path, tmp_path: Path) -> None:
+    from tests.training.test_fit import settings
+    from training.checkpoint import read_checkpoint
+    from training.fit import fit
+
+    config = settings(shards, tmp_path, epochs=1, ema=0.5)
+    fit(config)
+    checkpoint, _ = read_checkpoint(tmp_path / "best.pt")
+    model, _ = build(config.backbone, weights=str(tmp_path / "best.pt"), num_classes=3)
+    trained, _ = checkpoint.build()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, trained.backbone.state_dict()[name]), name
+    with pytest.raises(UsageError, match="not the weights of this backbone"):
+        build("resnet18", weights=str(tmp_path / "best.pt"))
+
+
 def test_real_weights_load_and_bring_their_own_normalisation(weights: Path) -> None:
     _, preprocessing = build("timm:tf_efficientnet_lite0", str(weights), trainable="head")
     assert preprocessing.mean == (0.5, 0.5, 0.5)

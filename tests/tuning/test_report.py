@@ -114,6 +114,11 @@ def _render(
     return render_report(_search(trials, **changes), trials, space, importance=shares)
 
 
+@pytest.fixture(scope="module")
+def html() -> str:
+    return _render()
+
+
 def _rows(html: str) -> list[str]:
     """The text of each row of the table of all trials."""
     table = html[html.index('<table class="trials">') :]
@@ -121,17 +126,17 @@ def _rows(html: str) -> list[str]:
     return [Page(f"<tr{row}").text for row in body.split("<tr")[1:]]
 
 
-def test_lead_tells_the_winner_beside_baseline_and_preset() -> None:
+def test_lead_tells_the_winner_beside_baseline_and_preset(html: str) -> None:
     assert (
         "The best trial, 2, has lr 0.00104, batch size 128, epochs 34 ; on validation it gets "
         "36.0% exactly right, the capstone preset 31.1% exactly right. Trained as found, it gets "
         "34.7% exactly right on 1,080 test photos; always answering 3 would get 25.4% exactly "
         "right."
-    ) in Page(_render()).text
+    ) in Page(html).text
 
 
-def test_results_stand_beside_each_other() -> None:
-    text = Page(_render()).text
+def test_results_stand_beside_each_other(html: str) -> None:
+    text = Page(html).text
     assert "Trial 2 in the search, epoch 2 36.0% 70.0% 1.280" in text
     assert "On validation" in text
     assert "The winner, trained as found 35.5%" in text
@@ -140,8 +145,8 @@ def test_results_stand_beside_each_other() -> None:
     assert "Always the most frequent count, 3 25.4% 68.0% 1.350 1.060 –" in text
 
 
-def test_every_trial_is_in_the_table_best_first_and_the_failed_told() -> None:
-    assert _rows(_render()) == [
+def test_every_trial_is_in_the_table_best_first_and_the_failed_told(html: str) -> None:
+    assert _rows(html) == [
         "2 ★ winner 0.00104 128 34 36.0% 2 3 1.2 node-b finished",
         "4 0.001082 64 36 33.0% 2 3 1.2 node-a stopped: not among the best third",
         "0 0.001 32 32 31.0% 2 3 1.2 node-a finished",
@@ -150,8 +155,8 @@ def test_every_trial_is_in_the_table_best_first_and_the_failed_told() -> None:
     ]
 
 
-def test_plots_say_what_they_show() -> None:
-    page = Page(_render())
+def test_plots_say_what_they_show(html: str) -> None:
+    page = Page(html)
     assert "exactly right by trial: the best so far goes from 31% to 36%." in page.alts
     assert (
         "Parallel coordinates of 5 trials: lr, batch size, epochs, and exactly right." in page.alts
@@ -279,8 +284,7 @@ def test_scales_place_numbers_logarithms_and_categories() -> None:
     assert batch_size.ticks(5) == [(0, "32"), (0.5, "64"), (1, "128")]
 
 
-def test_page_is_whole_and_loads_nothing() -> None:
-    html = _render()
+def test_page_is_whole_and_loads_nothing(html: str) -> None:
     page = Page(html)
     assert not re.search(r"https?:|url\((?!#)|@import", html)
     assert "default-src 'none'" in html

@@ -1,0 +1,247 @@
+"""Searches as a user runs them: on a Ray of this machine, on two nodes, interrupted, resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bintally.command import UsageError
+from tests.conftest import REPOSITORY
+from tests.ray_nodes import ray_cluster
+from training.checkpoint import read_checkpoint
+from tuning.config import SearchConfig
+from tuning.results import read_trials
+from tuning.search import search
+
+SMALL = ("--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "64")
+SPACE = """
+lr = {low = 0.001, high = 0.1, log = true}
+batch_size = [8, 16, 32]
+epochs = {low = 2, high = 4}
+head_width = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("space") / "space.toml"
+    file.write_text(SPACE)
+    return file
+
+
+def command(shards: Path, output: Path, space: Path, *more: object) -> list[str]:
+    words = ["search", "--shards", shards, "--output", output, "--space", space, *SMALL, *more]
+    return [sys.executable, "-m", "tuning", *map(str, words)]
+
+
+def run(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
+    )
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def told(output: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((output / "best.json").read_text())
+    return value
+
+
+WHEN_AND_WHERE = ("seconds", "node")
+
+
+def timeless(output: Path) -> list[dict[str, str]]:
+    """The table, without what differs between two searches that are the same."""
+    return [{k: v for k, v in row.items() if k not in WHEN_AND_WHERE} for row in rows(output)]
+
+
+@pytest.fixture(scope="module")
+def searched(shards: Path, space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of heads, to its end."""
+    output = tmp_path_factory.mktemp("searched") / "search"
+    result = run(command(shards, output, space, "--trials", 6, "--concurrency", 2))
+    assert result.returncode == 0, result.stderr
+    assert "report:" in result.stdout
+    return output
+
+
+def test_a_search_ends_with_a_winner_that_is_a_run_like_any_other(searched: Path) -> None:
+    best = told(searched)
+    trials = read_trials(searched)
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4, 5]
+    assert {trial.status for trial in trials} == {"finished"}
+    for trial in trials:
+        assert len(trial.history) == trial.parameters["epochs"], "every epoch is told"
+    top = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
+    assert best["best"]["number"] == top.number
+    winner = searched / "winner"
+    checkpoint, _ = read_checkpoint(winner / "best.pt")
+    assert {name: checkpoint.config[name] for name in top.parameters} == top.parameters
+    assert checkpoint.config["head_width"] == 16, "what the space fixes"
+    assert checkpoint.best == top.best, "what was found is what was trained"
+    assert len((winner / "metrics.jsonl").read_text().splitlines()) == top.parameters["epochs"]
+    test = json.loads((winner / "test/evaluation.json").read_text())
+    assert test["split"] == "test"
+    assert best["winner"]["test"] == test
+    for file in ("report.html", "winner/report.html", "winner/test/report.html", "results.csv"):
+        assert (searched / file).stat().st_size > 0
+    assert list((searched / "ray").rglob("events.out.tfevents.*")), "for TensorBoard"
+
+
+def test_the_same_seed_gives_the_same_trials_and_winner(
+    searched: Path, shards: Path, space: Path, tmp_path: Path
+) -> None:
+    """And a search that was killed, and resumed, is one that was not."""
+    words = command(shards, tmp_path, space, "--trials", 6, "--concurrency", 2)
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(
+        words, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while len(list((tmp_path / "trials").glob("*.json"))) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "trials").glob("*.json")}
+    assert len(before) >= 2
+    refused = run(words)
+    assert refused.returncode == 2
+    assert "--resume goes on with it" in refused.stderr
+    other = run([*words, "--resume", "--seed", "1"])
+    assert other.returncode == 2
+    assert "was searched with seed 0, not 1" in other.stderr
+    result = run([*words, "--resume"])
+    assert result.returncode == 0, result.stderr
+    assert timeless(tmp_path) == timeless(searched)
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "trials").glob("*.json")}
+    assert after.items() >= before.items(), "what was over is not trained again"
+    (one, _), (two, _) = (read_checkpoint(d / "winner/best.pt") for d in (tmp_path, searched))
+    assert one.model.keys() == two.model.keys()
+    assert all((one.model[name] == two.model[name]).all() for name in one.model)
+
+
+@pytest.mark.parametrize("trainable", ["all", pytest.param("head", marks=pytest.mark.slow)])
+def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
+    shards: Path, tmp_path: Path, trainable: str
+) -> None:
+    """Also where everything is trained, and trials that fall behind are ended."""
+    (tmp_path / "space.toml").write_text(
+        'lr = [0.01, 1e30, 0.001]\noptimizer = "sgd"\nepochs = 3\nbatch_size = 16\n'
+    )
+    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", trainable)
+    words += ["--algorithm", "grid", "--metric", "rmse", "--scheduler", "asha"]
+    result = run([*words, "--concurrency", "2"])
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "out")
+    assert [row["status"] for row in table] == ["finished", "diverged", "finished"]
+    best = told(tmp_path / "out")
+    assert best["ended"] == "every combination was tried"
+    assert best["best"]["value"] == min(float(table[n]["rmse"]) for n in (0, 2))
+    trials = read_trials(tmp_path / "out")
+    assert [len(trials[n].history) for n in (0, 2)] == [3, 3]
+    if trainable == "all":
+        found = tmp_path / f"out/trials/{best['best']['number']:04d}"
+        (one, _), (two, _) = (
+            read_checkpoint(d / "best.pt") for d in (found, tmp_path / "out/winner")
+        )
+        assert all((one.model[name] == two.model[name]).all() for name in one.model)
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_a_search_nothing(
+    shards: Path, space: Path, tmp_path: Path, searched: Path
+) -> None:
+    """Two nodes of a core; the second is killed in mid-search. The table is that of one machine."""
+    with ray_cluster(2) as cluster:
+        words = command(shards, tmp_path, space, "--trials", 6, "--ray", cluster.address)
+        process = subprocess.Popen(
+            [*words, "--concurrency", "2"],
+            cwd=REPOSITORY,
+            env=dict(cluster.environment),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        folder = tmp_path / "trials"
+        while len(list(folder.glob("*.json"))) < 3 and process.poll() is None:
+            time.sleep(0.05)
+        nodes = {trial.node for trial in read_trials(tmp_path)}
+        assert len(nodes) == 2, "trials run on both"
+        cluster.nodes[1].kill()
+        _, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors
+    assert timeless(tmp_path) == timeless(searched)
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
+    shards: Path, tmp_path: Path
+) -> None:
+    from tests.training.test_fit import torchrun
+
+    (tmp_path / "space.toml").write_text(
+        "lr = [0.01]\nepochs = 2\nbatch_size = 16\nhead_width = 16\n"
+    )
+    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
+    result = run([*words, "--workers-per-trial", "2", "--trials", "1"], OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    fit = ["--shards", shards, "--run", tmp_path / "run", "--preset", "capstone", *SMALL]
+    fit += ["--trainable", "all", "--lr", 0.01, "--epochs", 2, "--batch-size", 16]
+    again = torchrun(2, "training", "fit", *map(str, fit), "--head-width", "16", "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    (one, _), (two, _) = (
+        read_checkpoint(d / "last.pt") for d in (tmp_path / "out/trials/0000", tmp_path / "run")
+    )
+    assert all((one.model[name] == two.model[name]).all() for name in one.model)
+    (trial,) = read_trials(tmp_path / "out")
+    assert [line["epoch"] for line in trial.history] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_population_inherits_from_its_best(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(
+        "lr = {low = 1e-6, high = 0.01, log = true}\nepochs = 12\nbatch_size = 16\n"
+    )
+    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
+    words += ["--algorithm", "random", "--scheduler", "pbt", "--trials", "4"]
+    result = run(words)
+    assert result.returncode == 0, result.stderr
+    trials = read_trials(tmp_path / "out")
+    assert len(trials) == 4
+    assert all(trial.history[-1]["epoch"] == 12 for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"trials": 0}, "--trials 0: must be at least 1"),
+        ({"scheduler": "pbt"}, "--scheduler pbt: needs --trainable all"),
+        ({"workers_per_trial": 2}, "--workers-per-trial 2: a head needs one process only"),
+        ({"preset": "best"}, "--preset best: must be one of"),
+        (
+            {"algorithm": "grid", "warm_start": (Path("a"),)},
+            "--warm-start: only --algorithm optuna",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_started(
+    shards: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    config = SearchConfig(str(shards), tmp_path, backbone="timm:test_resnet", **settings)
+    with pytest.raises(UsageError, match=told):
+        search(config)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,87 @@
+"""What a search may choose from, and the mistakes a file can hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bintally.command import UsageError
+from tuning.space import ORIGINAL, Choice, Range, Space, parse_space
+
+
+def test_a_file_names_ranges_lists_and_what_is_the_same_in_all_trials() -> None:
+    space = parse_space(
+        """
+        lr = {low = 1e-4, high = 0.1, log = true}
+        epochs = {low = 5, high = 9}
+        loss = ["cross-entropy", "ordinal"]
+        optimizer = "sgd"
+        """,
+        "space.toml",
+    )
+    assert space.dimensions == {
+        "lr": Range(1e-4, 0.1, log=True),
+        "epochs": Range(5, 9),
+        "loss": Choice(("cross-entropy", "ordinal")),
+    }
+    assert space.fixed == {"optimizer": "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr = [", "not TOML"),
+        ("learning_rate = [0.1]", "learning_rate cannot be searched; what can be: accumulate"),
+        ("seed = [0, 1]", "seed cannot be searched"),
+        ("lr = []", "an empty list leaves nothing to choose"),
+        ("lr = {low = 1, high = 0}", "its low end, 1, is above 0"),
+        ("lr = {low = 0, high = 1, log = true}", "begins above 0"),
+        ("lr = {from = 0, to = 1}", "a range is {low = …, high = …}"),
+        ("epochs = [1.5]", "takes whole numbers, not 1.5"),
+        ("epochs = {low = 1.5, high = 3}", "takes whole numbers, not 1.5"),
+        ('lr = ["high"]', "takes numbers, not 'high'"),
+        ("compile = [1]", "takes true or false, not 1"),
+        ("loss = [3]", "takes words, not 3"),
+        ('optimizer = "sgd"', "names nothing to search"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(text: str, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_space(text, "space.toml")
+    assert str(error.value).startswith("--space space.toml")
+    assert told in str(error.value)
+
+
+@given(st.integers(1, 600))
+def test_no_batch_is_larger_than_the_train_split(num_samples: int) -> None:
+    if num_samples < 32:
+        with pytest.raises(UsageError, match="batch_size"):
+            ORIGINAL.limited(num_samples)
+        return
+    sizes = ORIGINAL.limited(num_samples).dimensions["batch_size"]
+    assert isinstance(sizes, Choice)
+    assert sizes.values == tuple(s for s in (32, 64, 128, 256, 512) if s <= num_samples)
+
+
+@given(
+    st.floats(1e-6, 1.0),
+    st.floats(1.0, 1e6),
+    st.booleans(),
+    st.integers(1, 9),
+)
+def test_a_grid_goes_from_end_to_end(low: float, ratio: float, log: bool, steps: int) -> None:
+    points = Range(low, low * ratio, log, steps).points()
+    assert len(points) == steps
+    assert points == sorted(points)
+    assert points[0] == low
+    assert steps == 1 or points[-1] == pytest.approx(low * ratio)
+
+
+def test_a_grid_has_every_combination_once() -> None:
+    space = Space({"epochs": Range(1, 3, steps=3), "loss": Choice(("a", "b"))}, {})
+    assert space.grid() == [
+        {"epochs": epochs, "loss": loss} for epochs in (1, 2, 3) for loss in ("a", "b")
+    ]
+    with pytest.raises(UsageError, match="epochs is a range; give it steps"):
+        Space({"epochs": Range(1, 3)}, {}).grid()

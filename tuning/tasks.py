@@ -1,0 +1,111 @@
+"""What is done once in a search, on a machine of the cluster: features, the preset, the winner."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from bintally.command import WorkError
+from training.config import FitConfig
+
+__all__ = ["TEST", "Won", "compute_features", "result", "train_head", "train_winner"]
+
+TEST = "test"
+"""Folder of what the winner made of the test split, in its run's."""
+
+
+@dataclass(frozen=True)
+class Won:
+    """What became of the winner."""
+
+    best: dict[str, Any]
+    """Its best epoch and validation metrics."""
+    test: dict[str, Any] | None
+    """`evaluation.json` of the test split; None where there is no such split."""
+    files: dict[str, bytes]
+    """The run's folder, by relative path, for a machine that does not share it."""
+
+
+def compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
+    """`HeadData`, and the node on which it is."""
+    import ray
+
+    from training.heads import read_head_data
+
+    _use(cache)
+    data = read_head_data(config, _alone(config))
+    return data, ray.get_runtime_context().get_node_id()
+
+
+def train_head(config: FitConfig, data: Any) -> dict[str, Any]:
+    """The best epoch of a head, and its validation metrics."""
+    from training.heads import HeadTraining
+
+    training = HeadTraining(config, data, _alone(config))
+    while not training.ended:
+        training.train_epoch()
+    return training.best
+
+
+def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
+    """Runs `fit`, and shows its best checkpoint the test split.
+
+    `home` is the id of the node that the search was asked for on, to which the run must come.
+    """
+    import ray
+
+    from bintally.places import open_place
+    from sharding.dataset import read_dataset
+    from training.fit import fit
+    from training.measure import measure
+    from training.results import BEST
+    from training.shards import shard_cache
+
+    _use(cache)
+    fitted = fit(config)
+    test = None
+    if read_dataset(open_place(config.shards)).splits["test"].samples:
+        test, _ = measure(
+            config.run / BEST,
+            config.shards,
+            "test",
+            config.run / TEST,
+            precision=config.precision,
+            engine_name=config.engine,
+            device=config.device,
+            cache=shard_cache(config.cache, config.cache_gib),
+        )
+    files = {}
+    if ray.get_runtime_context().get_node_id() != home:
+        paths = sorted(path for path in config.run.rglob("*") if path.is_file())
+        files = {str(path.relative_to(config.run)): path.read_bytes() for path in paths}
+    return Won(fitted.best, test, files)
+
+
+def result(reference: Any) -> Any:
+    """What a task returned. Raises its own error, or `WorkError` where the task was lost."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise WorkError(f"the Ray cluster lost a task: {str(error).splitlines()[0]}") from error
+
+
+def _use(cache: str | None) -> None:
+    """Other machines keep features where the one does that searches."""
+    if cache:
+        os.environ["BINTALLY_CACHE"] = cache
+
+
+def _alone(config: FitConfig) -> Any:
+    import torch
+
+    from training.distributed import Process
+
+    device = torch.device("cuda", 0) if config.device == "cuda" else torch.device("cpu")
+    return Process(0, 1, 0, device)
