@@ -20,6 +20,8 @@ from tests.conftest import REPOSITORY, copy
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:^<!-- not run: (.*?) -->\n)?^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 """A comment before a block says why it is not run."""
+SPACE = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""What `space.toml` holds."""
 STAGE_2 = README.index("### 2.")
 # What torchvision's download of these weights leaves behind; the file is not ImageNet's here.
 RESNET50 = "hub/checkpoints/resnet50-11ad3fa6.pth"
@@ -61,6 +63,8 @@ def folder(
     photo = (bucket / "bin-images/00001.jpg").read_bytes()
     (tmp_path / "photo.jpg").write_bytes(photo)
     open_place("s3://mine").put("photos/00001.jpg", photo)
+    for space in SPACE.findall(README):
+        (tmp_path / "space.toml").write_text(space)
     # The README's `python`: this one, wherever it is called from.
     binaries = tmp_path / "bin"
     binaries.mkdir()
@@ -104,6 +108,7 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     assert (folder / "runs/first/report.html").is_file()
     assert (folder / "counter.onnx").is_file()
     assert (folder / "photos.parquet").exists()
+    assert (folder / "searches/first/report.html").is_file()
 
 
 def test_what_is_not_run_is_the_clouds_the_gpus_or_runs_elsewhere() -> None:
