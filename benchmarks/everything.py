@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.page import summary, write_page
+from benchmarks.page import PAGE, page, summary
 from bintally.command import UsageError, WorkError
+from bintally.places import write_atomically
 from bintally.progress import say
 
 __all__ = ["run"]
@@ -28,6 +29,6 @@ def run(benchmarks: Mapping[str, Callable[[], int]], folder: Path) -> int:
         except WorkError as error:
             say(f"error: {error}")
             status = 1
-    page = write_page(folder, benchmarks, left_out)
-    print(f"\n{summary(folder, benchmarks)}\n{page}")
+    write_atomically(folder / PAGE, page(folder, left_out).encode())
+    print(f"\n{summary(folder)}\n{folder / PAGE}")
     return status

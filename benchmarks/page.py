@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.numbers import form
-from bintally.places import write_atomically
 
-__all__ = ["page", "summary", "write_page"]
+__all__ = ["PAGE", "page", "summary"]
 
+PAGE = "index.md"
 NOT_INSTALLED = "not installed"
+STAGES = ("sharding", "loader", "training", "tuning", "serving")
+"""In the order of a photo's way; others come after."""
 
 
-def write_page(folder: Path, names: Iterable[str], left_out: Mapping[str, str]) -> Path:
-    """Writes the page of the benchmarks named whose results lie in the folder; its path."""
-    path = folder / "index.md"
-    write_atomically(path, page(folder, names, left_out).encode())
-    return path
-
-
-def page(folder: Path, names: Iterable[str], left_out: Mapping[str, str]) -> str:
-    """The page: tables and plots; what was left out, by its name, and why."""
+def page(folder: Path, left_out: Mapping[str, str]) -> str:
+    """Tables and plots of all results in a folder; what was left out, by its name, and why."""
     parts = [f"# Measured on {folder.name}"]
-    for name in names:
-        file = folder / f"{name}.json"
-        if name in left_out:
-            parts += [f"## {name}", f"Left out: {left_out[name]}"]
-        elif file.is_file():
-            parts += _benchmark(folder, name, json.loads(file.read_text()))
+    results = _results(folder)
+    for name, result in results.items():
+        if name not in left_out:
+            parts += _benchmark(folder, name, result)
+    for name, reason in left_out.items():
+        parts += [f"## {name}", f"Left out: {reason}"]
     by_hand = folder / "measured.json"
     if by_hand.is_file():
         parts += ["## Measured by hand", _by_hand(json.loads(by_hand.read_text()))]
     return "\n\n".join(parts) + "\n"
+
+
+def _results(folder: Path) -> dict[str, dict[str, Any]]:
+    """What benchmarks wrote, by their names."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    names = sorted(found, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+    return {name: found[name] for name in names if "benchmark" in found[name]}
 
 
 def _benchmark(folder: Path, name: str, result: Mapping[str, Any]) -> list[str]:
@@ -59,18 +61,15 @@ def _by_hand(entries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def summary(folder: Path, names: Iterable[str]) -> str:
+def summary(folder: Path) -> str:
     """A short table: of every contestant, the number that is compared."""
     rows = []
-    for name in names:
-        file = folder / f"{name}.json"
-        if file.is_file():
-            result = json.loads(file.read_text())
-            key, title = next(iter(result["metrics"].items()))
-            for entry in result["contestants"]:
-                metric = entry.get("metrics", {}).get(key)
-                shown = form(metric["median"]) if metric else entry.get("error", "–")
-                rows.append((name, entry["name"], shown, title))
+    for name, result in _results(folder).items():
+        key, title = next(iter(result["metrics"].items()))
+        for entry in result["contestants"]:
+            metric = entry.get("metrics", {}).get(key)
+            shown = form(metric["median"]) if metric else entry.get("error", "–")
+            rows.append((name, entry["name"], shown, title))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     return "\n".join(
         f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"

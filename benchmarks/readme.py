@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.numbers import Numbers, UnknownNumber, form, read_numbers
+from benchmarks.numbers import HARDWARE, RESULTS, Numbers, UnknownNumber, form, read_numbers
+from benchmarks.page import PAGE, page
 from benchmarks.scaling import to_markdown
 from bintally.places import write_atomically
 from bintally.progress import say
@@ -160,14 +161,23 @@ def untraced(text: str) -> Iterator[str]:
         yield f"line {number}: {around.strip()!r} names no results file"
 
 
-def run(*, check: bool, path: Path = README) -> int:
-    """Rewrites the README, or says what it would change; 1 where a number has no source."""
+def run(*, check: bool, path: Path = README, folder: Path = RESULTS / HARDWARE) -> int:
+    """Rewrites the README and the results' page, or says what it would change.
+
+    1 where a number has no source, and with `check` where anything is stale.
+    """
     text = path.read_text()
     draft = draw(text, read_numbers())
-    wrong = [*draft.unknown, *untraced(text), *(draft.stale if check else ())]
-    for line in wrong:
-        say(f"{path.name}, {line}")
-    if not check and draft.stale:
-        write_atomically(path, draft.text.encode())
-        say(f"{path.name}: {len(draft.stale)} numbers and tables are new")
+    wrong = [f"{path.name}, {line}" for line in (*draft.unknown, *untraced(text))]
+    stale = [f"{path.name}, {line}" for line in draft.stale]
+    renewed = page(folder, {})
+    if not (folder / PAGE).exists() or (folder / PAGE).read_text() != renewed:
+        stale.append(f"{folder / PAGE}: the results beside it are others")
+    for line in (*wrong, *(stale if check else ())):
+        say(line)
+    if check:
+        return 1 if wrong or stale else 0
+    write_atomically(path, draft.text.encode())
+    write_atomically(folder / PAGE, renewed.encode())
+    say(f"{len(stale)} places are new" if stale else "all was as the results have it")
     return 1 if wrong else 0

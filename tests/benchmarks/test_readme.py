@@ -139,13 +139,17 @@ def test_a_readme_is_checked_and_rewritten(
 ) -> None:
     file = tmp_path / "README.md"
     file.write_text("Index: <!--= measured/index_s as .1f -->99<!--/--> s, 12 s.\n")
-    assert run(check=True, path=file) == 1
+    assert run(check=True, path=file, folder=tmp_path) == 1
     told = capsys.readouterr().err
     assert "not 99" in told
     assert "'12 s.'" in told
+    assert "index.md" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert "99" in file.read_text()
-    assert run(check=False, path=file) == 1, "a number without a source stays wrong"
+    assert run(check=False, path=file, folder=tmp_path) == 1, "what has no source stays wrong"
     assert "99" not in file.read_text()
+    file.write_text(file.read_text().replace(", 12 s", ""))
+    assert run(check=True, path=file, folder=tmp_path) == 0
 
 
 def test_a_line_that_a_comment_begins_is_refused() -> None:
