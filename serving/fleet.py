@@ -29,7 +29,7 @@ STOP_WAIT_S = 2.0
 OBJECT_STORE_BYTES = 128 * 2**20
 """Holds the batches on their way, and nothing else."""
 MOST_CPU_REPLICAS = 4
-"""Unless more are asked for: each takes half a gigabyte."""
+"""Unless more are asked for: each takes nearly a gigabyte."""
 
 
 class ReplicaLost(Exception):
