@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,15 @@ def settled(config: FitConfig) -> FitConfig:
 
 
 def fit_in_group(
-    config: FitConfig, workers: int, resources: Mapping[str, float], *, in_trial: bool = False
+    config: FitConfig,
+    workers: int,
+    resources: Mapping[str, float],
+    tell: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
     """Runs `fit` in workers of the cluster that this process is connected to (Ray Train).
 
     `config` has absolute paths, and `resume`; `resources` are each worker's. In a trial of Ray
-    Tune, every epoch's line is reported to it. Raises what `fit` does.
+    Tune, what `tell` makes of every epoch's line is reported to it. Raises what `fit` does.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -78,7 +81,7 @@ def fit_in_group(
         train_loop_config={
             "config": asdict(config),
             "cache": os.environ.get("BINTALLY_CACHE"),
-            "report": in_trial,
+            "tell": tell,
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=on_gpu, resources_per_worker=dict(resources)
@@ -89,7 +92,7 @@ def fit_in_group(
             name="ray",
             storage_path=str(config.run),
             failure_config=FailureConfig(max_failures=RESTARTS),
-            callbacks=[TuneReportCallback()] if in_trial else [],
+            callbacks=[TuneReportCallback()] if tell else [],
         ),
     )
     try:
@@ -110,10 +113,10 @@ def _work(settings: dict[str, Any]) -> None:
 
     def report(line: dict[str, Any]) -> bool:
         # Ray Train wants it of every worker, and takes the first one's.
-        ray.train.report({"line": line})
+        ray.train.report(settings["tell"](line))
         return False
 
-    fit(FitConfig(**settings["config"]), report if settings["report"] else None)
+    fit(FitConfig(**settings["config"]), report if settings["tell"] else None)
 
 
 def _own(error: BaseException) -> UsageError | WorkError | None:

@@ -62,5 +62,6 @@ class Room:
         from ray import tune
 
         if config.workers_per_trial > 1:
-            return tune.PlacementGroupFactory([{"CPU": 0}])
+            # A byte, for it may not be nothing; a core would be missing where the workers want it.
+            return tune.PlacementGroupFactory([{"memory": 1}])
         return tune.PlacementGroupFactory([self.resources(config)])

@@ -43,7 +43,6 @@ def make_scheduler(config: SearchConfig, space: Space) -> Any:
             mode=mode,
             perturbation_interval=GRACE_EPOCHS,
             hyperparam_mutations={"parameters": _mutations(space)},
-            seed=config.seed,
         )
     return FIFOScheduler()
 

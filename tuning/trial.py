@@ -22,6 +22,7 @@ from bintally.command import CommandError
 from training.cluster import fit_in_group
 from training.config import FitConfig
 from training.distributed import Process
+from training.fit import fit
 from training.heads import HeadData, HeadTraining
 from training.history import read_history
 from training.metrics import LOWER_IS_BETTER, is_better
@@ -70,6 +71,28 @@ def trial_config(base: FitConfig, parameters: Mapping[str, Any], number: int) ->
     return replace(base, **parameters, run=base.run / name, mirror=mirror)
 
 
+class Teller:
+    """Makes reports of epochs' lines: each with the best epoch so far. Picklable."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._best: dict[str, Any] = {}
+
+    def __call__(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """The report of an epoch."""
+        validation, metric = line["validation"], self._metric
+        if not self._best or is_better(
+            metric, validation[metric], self._best["validation"][metric]
+        ):
+            self._best = {"epoch": line["epoch"], "validation": validation}
+        return {
+            "line": dict(line),
+            "best": self._best,
+            "value": self._best["validation"][metric],
+            "node": _node(),
+        }
+
+
 class HeadTrial(tune.Trainable):  # type: ignore[misc]
     """Trains a head on kept features. Its actor is used for one trial after another."""
 
@@ -87,6 +110,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._number, self._parameters = number_of(config, self.trial_id), config["parameters"]
         self._training: HeadTraining | None = None
+        self._tell = Teller(self._task.base.best_metric)
 
     def step(self) -> dict[str, Any]:
         """Trains an epoch."""
@@ -107,8 +131,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
             return _ended_by(
                 LossDiverged(f"epoch {line['epoch']}: the loss is no number"), self._task
             )
-        report = _report(line, training.best, self._task)
-        return report | ({"status": "finished", "done": True} if training.ended else {})
+        return self._tell(line) | ({"status": "finished", "done": True} if training.ended else {})
 
     def _data(self, backbone: str) -> HeadData:
         import ray
@@ -128,48 +151,31 @@ def train_everything(config: dict[str, Any], task: Task) -> None:
     training = trial_config(task.base, config["parameters"], number)
     if (checkpoint := tune.get_checkpoint()) is not None:
         _inherit(training, Path(checkpoint.path))
-    best: dict[str, Any] = {}
+    tell = Teller(task.base.best_metric)
 
     def report(line: dict[str, Any]) -> bool:
-        nonlocal best
-        best = _better(best, line, task)
-        told = _report(line, best, task)
         if not task.inherits:
-            tune.report(told)
+            tune.report(tell(line))
             return False
         with tempfile.TemporaryDirectory() as folder:
             # What was written by now: the epoch before this one, from which an heir goes on.
             for name in (LAST, BEST, METRICS):
                 if (training.run / name).exists():
                     shutil.copy(training.run / name, folder)
-            tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+            tune.report(tell(line), checkpoint=tune.Checkpoint.from_directory(folder))
         return False
 
     for line in read_history(training.run / METRICS, training.epochs):
         report(line)  # Of before it was interrupted.
     try:
-        _train(training, task, report)
+        if task.workers > 1:
+            fit_in_group(training, task.workers, task.resources, tell)
+            return
+        fitted = fit(training, report)
+        value = fitted.best["validation"][task.base.best_metric]
+        tune.report({"value": value, "status": "finished", "reason": fitted.stopped})
     except (CommandError, MemoryError, torch.OutOfMemoryError) as error:
         tune.report(_ended_by(error, task))
-
-
-def _train(training: FitConfig, task: Task, report: Any) -> None:
-    """Trains here, or in a group of workers, which report by themselves."""
-    if task.workers > 1:
-        fit_in_group(training, task.workers, task.resources, in_trial=True)
-        return
-    from training.fit import fit
-
-    fitted = fit(training, report)
-    tune.report(
-        {
-            "best": fitted.best,
-            "value": _value(fitted.best, task),
-            "status": "finished",
-            "reason": fitted.stopped,
-            "node": _node(),
-        }
-    )
 
 
 def _inherit(training: FitConfig, checkpoint: Path) -> None:
@@ -183,24 +189,6 @@ def _inherit(training: FitConfig, checkpoint: Path) -> None:
     if (checkpoint / LAST).exists():
         last, _ = read_checkpoint(checkpoint / LAST)
         write_checkpoint(training.run / LAST, replace(last, config=training.to_dict()))
-
-
-def _report(line: Mapping[str, Any], best: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    return {"line": dict(line), "best": dict(best), "value": _value(best, task), "node": _node()}
-
-
-def _better(best: dict[str, Any], line: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """The best epoch so far."""
-    metric = task.base.best_metric
-    validation = line["validation"]
-    if best and not is_better(metric, validation[metric], best["validation"][metric]):
-        return best
-    return {"epoch": line["epoch"], "validation": validation}
-
-
-def _value(best: Mapping[str, Any], task: Task) -> float:
-    value: float = best["validation"][task.base.best_metric] if best else task.worst
-    return value
 
 
 def _told_again(known: Trial, task: Task) -> dict[str, Any]:

@@ -62,9 +62,10 @@ def test_a_cluster_runs_the_same_command(shards: Path, tmp_path: Path) -> None:
         )
         assert wrong.returncode == 2, wrong.stdout + wrong.stderr
         assert "error:" in wrong.stdout
+        pack(tmp_path / "job", [tmp_path / "space.toml"])
         theirs = call(
             *("ray.scripts.scripts", "job", "submit", "--address", cluster.dashboard),
-            *("--working-dir", tmp_path, "--", "python", "-m", "tuning", *search),
+            *("--working-dir", tmp_path / "job", "--", "python", "-m", "tuning", *search),
             *("--output", tmp_path / "theirs"),
         )
         assert theirs.returncode == 0, theirs.stdout + theirs.stderr
