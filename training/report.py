@@ -87,7 +87,12 @@ def render_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        data_url=_data_url, duration=_duration, fixed=_fixed, percent=_percent, words=_words
+        data_url=_data_url,
+        duration=_duration,
+        fixed=_fixed,
+        percent=_percent,
+        rate=_rate,
+        words=_words,
     )
     template = resources.files("training").joinpath("report.html.j2").read_text(encoding="utf-8")
     classes = list(evaluation["classes"])
@@ -276,6 +281,10 @@ def _percent(value: float | None) -> str:
 
 def _fixed(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def _duration(seconds: float) -> str:
