@@ -53,7 +53,7 @@ def render_report(
     """
     filters: dict[str, Callable[..., object]] = {
         "data_url": _data_url, "duration": duration, "fixed": fixed, "percent": percent,
-        "words": _words,
+        "rate": _rate, "words": _words,
     }  # fmt: skip
     classes = list(evaluation["classes"])
     matrix = evaluation["confusion_matrix"]
@@ -153,3 +153,7 @@ def _words(value: object) -> str:
 
 def _data_url(photo: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(photo).decode("ascii")
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"

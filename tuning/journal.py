@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -60,8 +61,11 @@ class InOrder(Searcher):  # type: ignore[misc]
 class Journal(tune.Callback):  # type: ignore[misc]
     """Hears of every epoch, and writes down what is over. A context manager, with a bar."""
 
-    def __init__(self, folder: Path, task: Task, num_trials: int, gpus: float) -> None:
+    def __init__(
+        self, folder: Path, task: Task, num_trials: int, gpus: float, time_left_s: float | None
+    ) -> None:
         self._folder, self._task, self._gpus = folder, task, gpus
+        self._until = float("inf") if time_left_s is None else time.monotonic() + time_left_s
         self._histories: dict[int, list[dict[str, Any]]] = {}
         self._last: dict[int, dict[str, Any]] = {}
         self._trials = {trial.number: trial for trial in read_trials(folder)}
@@ -84,6 +88,11 @@ class Journal(tune.Callback):  # type: ignore[misc]
     def trials(self) -> list[Trial]:
         """Those that are over, in their order."""
         return [trial for _, trial in sorted(self._trials.items())]
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the search had to end."""
+        return time.monotonic() >= self._until
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -121,7 +130,8 @@ class Journal(tune.Callback):  # type: ignore[misc]
         elif status is None:
             epochs = trial.config["parameters"].get("epochs", self._task.base.epochs)
             whole = bool(history) and history[-1]["epoch"] >= epochs
-            status, reason = ("finished", "") if whole else ("stopped", "behind the others")
+            why = "the time was up" if self.time_is_up else "behind the others"
+            status, reason = ("finished", "") if whole else ("stopped", why)
         best = told.get("best", {})
         value = best["validation"][self._task.base.best_metric] if best else None
         over = Trial(

@@ -162,7 +162,9 @@ class _Search:
         heads = self.base.trainable == "head"
         trainable: Any = tune.with_parameters(HeadTrial if heads else train_everything, task=task)
         trainable = tune.with_resources(trainable, self.room.trial_resources(config))
-        journal = Journal(self.folder, task, config.trials, self.room.gpus_of_a_trial(config))
+        left = self._time_left()
+        gpus = self.room.gpus_of_a_trial(config)
+        journal = Journal(self.folder, task, config.trials, gpus, left)
         tuner = tune.Tuner(
             trainable,
             param_space=space,
@@ -171,7 +173,7 @@ class _Search:
                 search_alg=searcher,
                 scheduler=make_scheduler(config, self.space),
                 max_concurrent_trials=None if population else concurrency,
-                time_budget_s=self._time_left(),
+                time_budget_s=left,
                 reuse_actors=heads,
             ),
             run_config=tune.RunConfig(
@@ -184,12 +186,10 @@ class _Search:
                 verbose=0,
             ),
         )
-        began = time.monotonic()
         with journal:
             tuner.fit()
-        left = self._time_left()
         ended = searcher.ended if searcher is not None else ""
-        if left is not None and time.monotonic() - began >= left:
+        if journal.time_is_up:
             ended = f"after {config.minutes:g} minutes"
         if len(journal.trials) < config.trials and not ended:
             # Ray Tune takes Ctrl-C for itself, saves, and returns.

@@ -92,6 +92,7 @@ def test_ray_trains_what_torchrun_trains(shards: Path, tmp_path: Path) -> None:
     assert timeless(other.run) == timeless(config.run)
 
 
+@pytest.mark.slow
 def test_a_mistake_on_ray_is_one_line_too(shards: Path, tmp_path: Path) -> None:
     result = on_ray(settings(shards, tmp_path, batch_size=10_000))
     assert result.returncode == 2, result.stderr

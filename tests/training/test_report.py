@@ -214,5 +214,10 @@ def test_time_tells_model_and_loader_apart() -> None:
     assert "The loader alone" not in Page(_render()).text
 
 
+def test_rates_of_thousands_are_told_without_decimals() -> None:
+    history = [_epoch(1) | {"images_per_s": 10215.84}]
+    assert "Images/s, median 10,216" in Page(_render(history=history)).text
+
+
 def test_the_original_is_among_the_published_results() -> None:
     assert "photos of 1 to 5 items 26.0%" in Page(_render()).text

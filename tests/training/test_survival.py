@@ -198,6 +198,7 @@ def test_what_went_astray_is_never_saved(shards: Path, tmp_path: Path) -> None:
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_when_the_loss_goes_astray(
     shards: Path, tmp_path: Path
 ) -> None:

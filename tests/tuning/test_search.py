@@ -163,6 +163,27 @@ def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
 
 
 @pytest.mark.slow
+def test_a_search_ends_when_its_time_is_up(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text("lr = [0.001, 0.01]\nepochs = 100000\nbatch_size = 16\n")
+    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--minutes", 0.5)
+    process = subprocess.Popen(
+        [*words, "--trials", "3"],
+        cwd=REPOSITORY,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The winner would be trained as it was found, all of its epochs, which takes hours here.
+    while len(list((tmp_path / "out/trials").glob("*.json"))) < 2 and process.poll() is None:
+        time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    trials = read_trials(tmp_path / "out")
+    assert {(trial.status, trial.reason) for trial in trials} == {("stopped", "the time was up")}
+    assert all(trial.value is not None for trial in trials)
+
+
+@pytest.mark.slow
 def test_a_lost_node_costs_a_search_nothing(
     shards: Path, space: Path, tmp_path: Path, searched: Path
 ) -> None:
