@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,18 +16,22 @@ from training.checkpoint import Checkpoint, checkpoint_bytes
 
 __all__ = ["CheckpointWriter"]
 
+REST_S = 1.0
+"""From the end of a write to the next: a head's epoch takes a tenth of this, and writing each would
+take the cores from it."""
+
 
 class CheckpointWriter:
     """Writes to a run's folder, and to its mirror where there is one, on a thread of its own.
 
-    What comes while it writes waits; of several with the same name only the newest does. Files
+    What comes while it writes or rests waits; of several with the same name only the newest. Files
     that came together are written in their order, so when a later one is there, so are the others.
     """
 
     def __init__(self, folder: Place, mirror: Place | None) -> None:
         self._folder, self._mirror = folder, mirror
         self._waiting: dict[str, Checkpoint | bytes] = {}
-        self._writing = False
+        self._writing = self._hurry = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -54,7 +59,10 @@ class CheckpointWriter:
     def flush(self) -> None:
         """Returns when all is written. Raises what went wrong."""
         with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._waiting or self._writing) or self._error)
+            self._hurry = False
             self._raise()
 
     def _raise(self) -> None:
@@ -63,15 +71,18 @@ class CheckpointWriter:
             raise error
 
     def _run(self) -> None:
+        rested = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
+                self._changed.wait_for(lambda: self._hurry, max(0, rested - time.monotonic()))
                 files, self._waiting = self._waiting, {}
                 self._writing = True
             try:
                 self._write(files)
             except BaseException as error:  # The run's own thread raises it.
                 self._error = error
+            rested = time.monotonic() + REST_S
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()

@@ -123,10 +123,14 @@ class FeatureInputs:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Inputs`."""
+        samples = torch.arange(len(self._train_labels))
+        flipped = torch.from_numpy(flips(samples.numpy(), self.order.seed, epoch)).long()
+        # One index for both views: whole rows are copied at memory's pace.
+        rows, both = flipped * len(samples) + samples, self._train.flatten(0, 1)
         for indices in self.order.batches(epoch, first_step):
-            views = torch.from_numpy(flips(indices, self.order.seed, epoch)).long()
             at = torch.from_numpy(indices)
-            yield self._batch(indices, self._train[views, at], self._train_labels[at])
+            seen = both.index_select(0, rows.index_select(0, at))
+            yield self._batch(indices, seen, self._train_labels[at])
 
     def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
         """See `Inputs`."""
@@ -138,7 +142,7 @@ class FeatureInputs:
         def batches() -> Iterator[Batch]:
             for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):
                 at = torch.from_numpy(indices)
-                yield self._batch(indices, values[0, at], labels[at])
+                yield self._batch(indices, values[0].index_select(0, at), labels[at])
 
         return evaluate_batches(
             model.head,

@@ -227,8 +227,7 @@ class Loop:
     ) -> Tensor:
         """One step of the optimiser; the mean loss of this process's samples."""
         config, process = self.config, self.process
-        # For dropout and the like.
-        torch.manual_seed(step_seed(config.seed, done, process.rank))
+        _seed(step_seed(config.seed, done, process.rank), process.device)
         loss = torch.zeros((), dtype=torch.float64, device=process.device)
         for number, batch in enumerate(parts):
             with self._unsynchronised(trained, last=number == len(parts) - 1):
@@ -272,3 +271,13 @@ class Loop:
         bar = Progress(f"epoch {position.epoch + 1}/{config.epochs}", self.steps, "steps")
         bar.update(first_step)
         return bar
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seeds what dropout and the like draw from, as `torch.manual_seed` does.
+
+    That one also notes a traceback for every kind of device that is not there, at every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

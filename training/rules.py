@@ -249,7 +249,9 @@ def _step_outlier(records: Records, limit: Mapping[str, float]) -> _Verdict:
     seconds = records.step_seconds[1:]
     if len(seconds) < 20:
         return False, f"only {len(seconds)} steps yet"
-    mean, deviation = statistics.fmean(seconds), statistics.pstdev(seconds)
+    mean = statistics.fmean(seconds)
+    # Not pstdev: its exact fractions take milliseconds, where a head's step takes as long.
+    deviation = math.sqrt(statistics.fmean((value - mean) ** 2 for value in seconds))
     border = mean + limit["deviations"] * deviation
     slow = sum(value > border for value in seconds)
     found = slow > max(limit["outliers"], limit["share"] * len(seconds))

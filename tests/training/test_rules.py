@@ -151,6 +151,9 @@ def test_a_rule_finds_what_it_is_for(rule: str, trip: Callable[[Records], None])
     assert findings[rule].status == "IssuesFound"
     assert findings[rule].remedy
     assert findings[rule].to_dict()["thresholds"]
+    # A GPU that waits for the CPU is idle, too.
+    also = {"low-gpu-utilisation"} if rule == "cpu-bottleneck" else set()
+    assert {name for name, finding in findings.items() if finding.found} == {rule} | also
 
 
 def test_rules_have_something_to_say_of_a_run_that_has_only_begun() -> None:
