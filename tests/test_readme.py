@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bintally.places import open_place
-from tests.conftest import REPOSITORY, copy
+from tests.conftest import REPOSITORY, SEED, copy
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:^<!-- not run: (.*?) -->\n)?^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -101,6 +101,10 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     import torch
     from torchvision.models import resnet50
 
+    from sharding.synthesize import synthesize
+
+    # Enough for a batch of the preset's.
+    synthesize(open_place("s3://aft-vbi-pds"), images=350, seed=SEED)
     weights = folder / "torch" / RESNET50
     weights.parent.mkdir(parents=True)
     torch.save(resnet50().state_dict(), weights)
