@@ -93,6 +93,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
     folder = output or default_folder(environment, quick)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: not a folder")
+    num_rounds = 2 if quick else NUM_ROUNDS
     with tempfile.TemporaryDirectory(prefix="bintally-sharding-") as temporary:
         scratch = Path(temporary)
         root = scratch / "buckets"
@@ -105,7 +106,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             began = time.monotonic()
             measured = take_turns(
                 [contestant for contestant, installed in contestants if installed],
-                NUM_ROUNDS,
+                num_rounds,
                 task="sharding",
                 # Whole processes are as warm in the first round as in the second.
                 num_warmups=0,
@@ -118,8 +119,10 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             next(ran) if installed else Result(contestant, error=NOT_INSTALLED)
             for contestant, installed in contestants
         ]
-        distant = measure_distant(root / PHOTOS, scratch, 1 if quick else 3)
-        planned = measure_plan(NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else 3)
+        distant = measure_distant(root / PHOTOS, scratch, 1 if quick else NUM_ROUNDS)
+        planned = measure_plan(
+            NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else NUM_ROUNDS
+        )
         for result in results:
             _drop_unmeasured(result)
         report = ShardingReport(
@@ -132,7 +135,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
                 "server_cpu": f"{server.cpu_s:.1f} s in the {rounds_s:.0f} s of all rounds",
             },
             notes=NOTES,
-            num_rounds=NUM_ROUNDS,
+            num_rounds=num_rounds,
             quick=quick,
             environment=environment,
             results=results,

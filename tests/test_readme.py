@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bintally.places import open_place
-from tests.conftest import REPOSITORY, copy
+from tests.conftest import REPOSITORY, SEED, copy
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:^<!-- not run: (.*?) -->\n)?^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -101,6 +101,10 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     import torch
     from torchvision.models import resnet50
 
+    from sharding.synthesize import synthesize
+
+    # Enough for a batch of the preset's.
+    synthesize(open_place("s3://aft-vbi-pds"), images=350, seed=SEED)
     weights = folder / "torch" / RESNET50
     weights.parent.mkdir(parents=True)
     torch.save(resnet50().state_dict(), weights)
@@ -117,28 +121,29 @@ def test_what_is_not_run_is_the_clouds_the_gpus_or_runs_elsewhere() -> None:
     assert len(left_out) < len(BLOCKS)
 
 
+def calls(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Our commands in a line, each with its flags: `fit` under torchrun, `search` in `submit`."""
+    own = words[words.index("-m") + 1 :]
+    package, *rest = own[1:] if own[0] == "--" else own
+    for part in " ".join(rest).split(" -- "):
+        command, *more = [*part.split(), ""]
+        called = [package] if command.startswith("-") else [package, command]
+        flags = [word for word in (command, *more) if word.startswith("--")]
+        yield " ".join(called).strip(), flags
+
+
 def test_every_flag_of_the_readme_exists() -> None:
     helps: dict[str, str] = {}
-    for block in BLOCKS:
-        for words in block.lines():
-            if "-m" not in words:
-                continue
-            own = [word for word in words[words.index("-m") + 1 :] if word != "--"]
-            package, *rest = own
-            commands = rest[:1] if rest and not rest[0].startswith("-") else []
-            call = [package, *commands]
-            if (key := " ".join(call)) not in helps:
-                result = subprocess.run(
-                    [sys.executable, "-m", *call, "--help"],
-                    cwd=REPOSITORY,
-                    capture_output=True,
-                    text=True,
-                )
-                assert result.returncode == 0, key + result.stderr
-                helps[key] = result.stdout
-            for flag in (word for word in rest if word.startswith("--")):
-                assert re.search(rf"{flag}\b", helps[key]), f"{key} {flag}"
-    assert {"sharding build", "training fit", "serving"} <= helps.keys()
+    lines = [words for block in BLOCKS for words in block.lines() if "-m" in words]
+    for call, flags in (found for words in lines for found in calls(words)):
+        if call not in helps:
+            command = [sys.executable, "-m", *call.split(), "--help"]
+            result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+            assert result.returncode == 0, call + result.stderr
+            helps[call] = result.stdout
+        for flag in flags:
+            assert re.search(rf"{flag}\b", helps[call]), f"{call} {flag}"
+    assert {"sharding build", "training fit", "tuning search", "serving"} <= helps.keys()
 
 
 def test_links_lead_somewhere() -> None:
