@@ -65,7 +65,7 @@ class FitConfig:
     """Go on from the run's last checkpoint, if there is one."""
 
     preset: str = ""
-    """A recipe by name: capstone or finetune (training/presets.py). Flags beside it win."""
+    """A recipe by name: capstone, head or finetune (training/presets.py). Flags beside it win."""
     backbone: str = "resnet50"
     """A classifier of torchvision by name, or timm:NAME."""
     weights: str = "imagenet"
