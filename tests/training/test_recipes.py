@@ -196,7 +196,7 @@ def test_flags_win_over_the_preset() -> None:
     assert with_preset(words)[-6:] == words[1:]
     assert with_preset(words)[:3] == ["fit", "--backbone", "resnet50"]
     assert with_preset(["evaluate", "--preset", "capstone"]) == ["evaluate", "--preset", "capstone"]
-    with pytest.raises(UsageError, match="--preset fast: must be one of capstone, finetune"):
+    with pytest.raises(UsageError, match="--preset fast: must be one of capstone, head, finetune"):
         preset("fast")
 
 
