@@ -177,6 +177,26 @@ def test_a_run_writes_what_its_rules_found_and_shows_it(shards: Path, tmp_path: 
     assert "another --lr" in page
 
 
+CLOCKED = {"data-loader", "step-outlier"}
+"""Rules about the machine's pace, which other work on it decides, too."""
+
+
+def test_a_run_that_learns_its_photos_by_heart_overfits_and_overtrains(
+    shards: Path, tmp_path: Path
+) -> None:
+    fit(settings(shards, tmp_path, epochs=20, lr=0.01))
+    found = {name for name, f in rules_of(tmp_path).items() if f["status"] == "IssuesFound"}
+    assert found - CLOCKED >= {"overfit", "overtraining"}
+
+
+def test_a_healthy_run_is_told_nothing(shards: Path, tmp_path: Path) -> None:
+    fit(settings(shards, tmp_path, trainable="head", epochs=6))
+    rules = rules_of(tmp_path)
+    found = {name for name, f in rules.items() if f["status"] == "IssuesFound"}
+    assert found - CLOCKED == set()
+    assert "of the first 10 steps" in rules["loss-not-decreasing"]["evidence"]
+
+
 def test_a_run_ends_on_the_rule_that_it_was_told_to_stop_on(shards: Path, tmp_path: Path) -> None:
     config = settings(
         shards, tmp_path, trainable="head", epochs=50, lr=1e-12, stop_on=("loss-not-decreasing",)
@@ -239,6 +259,7 @@ def test_a_profile_is_a_trace_of_a_few_steps(shards: Path, tmp_path: Path) -> No
     names = {event.get("name", "") for event in trace["traceEvents"]}
     assert any(name.startswith("aten::") for name in names)
     assert any(name.startswith("ProfilerStep#") for name in names)
+    assert any("conv" in name for name in names), "the network's own kernels"
 
 
 def test_tensorboard_gets_every_number_of_every_epoch(shards: Path, tmp_path: Path) -> None:
