@@ -28,8 +28,8 @@ METRICS = (
     Metric("epochs", "epochs trained"),
 )
 NOTES = (
-    "Ours is the search as a user runs it, features and winner left out of no number: from nothing "
-    "to the last trial. The winner's own training comes after.",
+    "Ours is the search as a user runs it, from nothing to the last trial, features included. The "
+    "winner's own training comes after.",
     "The plain way is measured on a few trials of one epoch each, as many at a time, and "
     "extrapolated: the seconds of an epoch times the epochs of the trials that ours ran.",
 )

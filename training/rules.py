@@ -246,14 +246,15 @@ def _gpu_memory_growth(records: Records, limit: Mapping[str, float]) -> _Verdict
 
 
 def _step_outlier(records: Records, limit: Mapping[str, float]) -> _Verdict:
-    seconds = records.step_seconds[1:]
+    import numpy as np
+
+    # Of every step of the run: an array, for a head's epoch takes hardly longer than a Python loop.
+    seconds = np.array(records.step_seconds[1:])
     if len(seconds) < 20:
         return False, f"only {len(seconds)} steps yet"
-    mean = statistics.fmean(seconds)
-    # Not pstdev: its exact fractions take milliseconds, where a head's step takes as long.
-    deviation = math.sqrt(statistics.fmean((value - mean) ** 2 for value in seconds))
-    border = mean + limit["deviations"] * deviation
-    slow = sum(value > border for value in seconds)
+    mean = float(seconds.mean())
+    border = mean + limit["deviations"] * float(seconds.std())
+    slow = int((seconds > border).sum())
     found = slow > max(limit["outliers"], limit["share"] * len(seconds))
     return found, (
         f"{slow} of {len(seconds)} steps took more than {border:.3g} s (mean {mean:.3g} s)"

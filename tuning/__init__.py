@@ -1,1 +1,1 @@
-"""Stage 3: many trainings, one winner. Nothing is here yet."""
+"""Stage 3: many trainings, one winner."""
