@@ -109,6 +109,8 @@ def ray_cluster(num_nodes: int, *, cores: int = 1, dashboard: bool = False) -> I
     ):
         # A token of this machine's user would be asked for by the head, and not sent by clients.
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
+        if token:
+            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         address = f"{LOCALHOST}:{_free_port()}"
         size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         head = [
