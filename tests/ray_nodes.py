@@ -99,7 +99,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(num_nodes: int, *, cores: int = 1, dashboard: bool = False) -> Iterator[Cluster]:
+def ray_cluster(
+    num_nodes: int, *, cores: int = 1, dashboard: bool = False, token: str = ""
+) -> Iterator[Cluster]:
     """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
     yields, and none is left when it is over."""
     with (
