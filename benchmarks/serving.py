@@ -23,7 +23,7 @@ from benchmarks.results import Metric, Report, default_folder
 from benchmarks.serving_load import drive
 from bintally.command import UsageError, WorkError
 
-__all__ = ["run"]
+__all__ = ["Plan", "make_checkpoint", "measure", "run"]
 
 LIBRARIES = ("torch", "ray", "uvicorn", "starlette", "fastapi", "simplejpeg", "pillow")
 BACKBONE = "timm:tf_efficientnet_lite0"
@@ -81,29 +81,29 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="bintally-serving-") as temporary:
         scratch = Path(temporary)
         _render(scratch / "bucket")
-        file = checkpoint.absolute() if checkpoint else _make_checkpoint(scratch / "model.pt")
+        file = checkpoint.absolute() if checkpoint else make_checkpoint(scratch / "model.pt")
         backbone = read_checkpoint(file)[0].config["backbone"]
         peer = [sys.executable, "-m", "benchmarks.serving_peers"]
         ours = [sys.executable, "-m", "serving", "--checkpoint", str(file), "--port", "0"]
-        measure = partial(_measure, bucket=scratch / "bucket", duration=duration)
+        answers = partial(measure, bucket=scratch / "bucket", duration=duration)
         cores = os.cpu_count() or 1
         contestants = [
             Contestant(
-                "bintally", partial(measure, ours), {"command": "python -m serving"}, "ours"
+                "bintally", partial(answers, ours), {"command": "python -m serving"}, "ours"
             ),
             Contestant(
                 "FastAPI + torch",
-                partial(measure, [*peer, "one", str(file)]),
+                partial(answers, [*peer, "one", str(file)]),
                 {"workers": 1, "precision": "fp32", "at_a_time": 1},
             ),
             Contestant(
                 "FastAPI + torch, bf16",
-                partial(measure, [*peer, "one-bf16", str(file)]),
+                partial(answers, [*peer, "one-bf16", str(file)]),
                 {"workers": 1, "precision": "bf16", "at_a_time": 1},
             ),
             Contestant(
                 "the original's handler",
-                partial(measure, [*peer, "handler", str(file)]),
+                partial(answers, [*peer, "handler", str(file)]),
                 {
                     "workers": cores,
                     "precision": "fp32",
@@ -141,7 +141,7 @@ def _render(folder: Path) -> None:
     synthesize(open_place(folder), images=NUM_PHOTOS + 20, seed=0)
 
 
-def _make_checkpoint(file: Path) -> Path:
+def make_checkpoint(file: Path) -> Path:
     """A model of fresh weights: how fast it computes does not depend on them."""
     import torch
 
@@ -174,7 +174,9 @@ def _make_checkpoint(file: Path) -> Path:
     return file
 
 
-def _measure(command: Sequence[str], *, bucket: Path, duration: Plan) -> Measurement:
+def measure(command: Sequence[str], *, bucket: Path, duration: Plan) -> Measurement:
+    """Starts a server and drives it with every number of clients. Raises `WorkError` where it does
+    not start, or does not answer every request with 200."""
     photos = _good_photos(bucket)
     measured: dict[str, float] = {}
     with _server(command) as (port, process):

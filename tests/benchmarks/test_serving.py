@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import pytest
 from benchmarks import serving
 from benchmarks.serving import Plan
 from benchmarks.serving_load import Load, drive
-from bintally.command import UsageError
+from bintally.command import UsageError, WorkError
+
+BRIEF = Plan(num_rounds=1, seconds=0.2, warm_up_s=0.1)
 
 
 def test_latencies_of_a_load_are_those_of_its_requests() -> None:
@@ -67,9 +70,20 @@ def test_a_server_that_is_gone_is_an_error() -> None:
     assert load.per_second == 0
 
 
+def test_a_server_is_started_measured_and_ended(bucket: Path, tmp_path: Path) -> None:
+    checkpoint = serving.make_checkpoint(tmp_path / "model.pt")
+    command = [sys.executable, "-m", "benchmarks.serving_peers", "one", str(checkpoint)]
+    measured = serving.measure(command, bucket=bucket, duration=BRIEF)
+    assert measured.keys() == {metric.key for metric in serving.METRICS}
+    assert min(measured.values()) > 0
+    with pytest.raises(WorkError, match="the server did not start"):
+        serving.measure([*command[:-1], str(bucket)], bucket=bucket, duration=BRIEF)
+
+
+@pytest.mark.slow
 def test_a_run_leaves_a_whole_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every contestant, at every number of clients."""
-    monkeypatch.setattr(serving, "QUICK", Plan(num_rounds=1, seconds=0.2, warm_up_s=0.1))
+    monkeypatch.setattr(serving, "QUICK", BRIEF)
     assert serving.run(quick=True, output=tmp_path, checkpoint=None) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"serving.json", "serving.md"}
     report = json.loads((tmp_path / "serving.json").read_text())
