@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from bintally.places import open_place
+from serving.config import ServeConfig
 from sharding.build import build
 from sharding.dataset import read_dataset
 from sharding.distribute import Processes
@@ -347,3 +349,13 @@ def test_sigterm_ends_it_once_its_requests_are_answered(
     assert "drained and stopped" in sturdy.log
     assert sturdy.replicas() == []
     assert not [line for line in sturdy.log.splitlines() if "Traceback" in line]
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> None:
+    """Nagle's algorithm and delayed acknowledgements together cost 40 ms a request."""
+    with ServeConfig(checkpoint=Path("best.pt"), port=0).bind() as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
