@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,6 +68,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._until = float("inf") if time_left_s is None else time.monotonic() + time_left_s
         self._histories: dict[int, list[dict[str, Any]]] = {}
         self._last: dict[int, dict[str, Any]] = {}
+        self._parameters: dict[int, Mapping[str, Any]] = {}
         self._trials = {trial.number: trial for trial in read_trials(folder)}
         self._shown: list[str] = []
         self._best: float | None = None
@@ -99,6 +100,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """See `Callback`."""
         number = number_of(trial.config, trial.trial_id)
+        self._parameters[number] = trial.config["parameters"]
         told = self._last.setdefault(number, {})
         told |= {name: value for name, value in result.items() if name in TOLD}
         if (line := result.get("line")) is not None:
@@ -118,8 +120,6 @@ class Journal(tune.Callback):  # type: ignore[misc]
 
     def _note(self, trial: Any, error: BaseException | None) -> None:
         number = number_of(trial.config, trial.trial_id)
-        if number in self._trials:
-            return
         told = self._last.get(number, {})
         history = self._histories.get(number, [])
         status, reason = told.get("status"), told.get("reason", "")
@@ -130,17 +130,27 @@ class Journal(tune.Callback):  # type: ignore[misc]
         elif status is None:
             epochs = trial.config["parameters"].get("epochs", self._task.base.epochs)
             whole = bool(history) and history[-1]["epoch"] >= epochs
-            why = "the time was up" if self.time_is_up else "behind the others"
-            status, reason = ("finished", "") if whole else ("stopped", why)
+            status, reason = ("finished", "") if whole else ("stopped", "behind the others")
+        self._write(number, trial.config["parameters"], status, reason)
+
+    def end_open_trials(self) -> None:
+        """Writes down the trials that the end of the search's time has cut short."""
+        for number, parameters in sorted(self._parameters.items()):
+            self._write(number, parameters, "stopped", "the time was up")
+
+    def _write(self, number: int, parameters: Mapping[str, Any], status: str, reason: str) -> None:
+        if number in self._trials:
+            return
+        told = self._last.get(number, {})
         best = told.get("best", {})
         value = best["validation"][self._task.base.best_metric] if best else None
         over = Trial(
             number,
-            trial.config["parameters"],
+            parameters,
             status,
             value if status in ("finished", "stopped") else None,
             best,
-            history,
+            self._histories.get(number, []),
             told.get("time_total_s", 0.0),
             self._gpus,
             told.get("node", ""),

@@ -190,6 +190,7 @@ class _Search:
             tuner.fit()
         ended = searcher.ended if searcher is not None else ""
         if journal.time_is_up:
+            journal.end_open_trials()
             ended = f"after {config.minutes:g} minutes"
         if len(journal.trials) < config.trials and not ended:
             # Ray Tune takes Ctrl-C for itself, saves, and returns.

@@ -21,6 +21,7 @@ PACKAGES = ("bintally", "sharding", "training", "tuning")
 """What a job needs. Nothing else of the folder that it is sent from travels: no data, no keys."""
 CODE = (".py", ".j2", ".html", ".typed", ".yaml")
 POLL_S = 0.5
+PATIENCE_S = 60.0
 
 
 def submit(
@@ -44,7 +45,7 @@ def submit(
         runtime: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(environment or {})}
         if requirements is not None:
             runtime["pip"] = str(requirements)
-        job = client.submit_job(entrypoint=_entrypoint(words), runtime_env=runtime)
+        job = _send(client, address, _entrypoint(words), runtime)
     print(
         f"job {job}: python -m tuning submit --address {address} --stop {job} ends it", flush=True
     )
@@ -104,6 +105,21 @@ def _client(address: str) -> Any:
         raise UsageError(
             f"--address {address}: no dashboard of a Ray cluster answers there: {reason}"
         ) from error
+
+
+def _send(client: Any, address: str, entrypoint: str, runtime: dict[str, Any]) -> str:
+    """Submits the job; waits for a cluster that has only just been started."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            job: str = client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                reason = str(error).strip().splitlines()[0]
+                raise WorkError(f"--address {address}: does not take the job: {reason}") from error
+            time.sleep(POLL_S)
+        else:
+            return job
 
 
 async def _follow(client: Any, job: str) -> None:

@@ -235,15 +235,15 @@ def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
 @pytest.mark.slow
 def test_a_population_inherits_from_its_best(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(
-        "lr = {low = 1e-6, high = 0.01, log = true}\nepochs = 12\nbatch_size = 16\n"
+        "lr = {low = 1e-5, high = 0.01, log = true}\nepochs = 8\nbatch_size = 16\n"
     )
     words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
-    words += ["--algorithm", "random", "--scheduler", "pbt", "--trials", "4"]
+    words += ["--algorithm", "random", "--scheduler", "pbt", "--trials", "2"]
     result = run(words)
     assert result.returncode == 0, result.stderr
     trials = read_trials(tmp_path / "out")
-    assert len(trials) == 4
-    assert all(trial.history[-1]["epoch"] == 12 for trial in trials)
+    assert len(trials) == 2
+    assert all(trial.history[-1]["epoch"] == 8 for trial in trials)
 
 
 @pytest.mark.parametrize(
