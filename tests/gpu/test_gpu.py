@@ -64,3 +64,33 @@ def test_a_run_on_the_gpu_resumes_and_evaluates(
     fit(settings(shards, tmp_path, device="cuda", precision="auto", resume=True))
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["samples"] == sum(map(sum, evaluation["confusion_matrix"])) == 26
+
+
+@pytest.mark.parametrize(("trainable", "share"), [("head", 0.25), ("all", 0.5)])
+def test_trials_share_a_gpu(
+    trainable: str, share: float, cuda: torch.device, shards: Path, tmp_path: Path
+) -> None:
+    from tuning.config import SearchConfig
+    from tuning.results import read_trials
+    from tuning.search import search
+
+    space = tmp_path / "space.toml"
+    space.write_text("lr = {low = 0.001, high = 0.1, log = true}\nbatch_size = 16\nepochs = 2\n")
+    told = search(
+        SearchConfig(
+            str(shards),
+            tmp_path / "search",
+            trials=4,
+            space=space,
+            backbone="resnet18",
+            weights="none",
+            trainable="head" if trainable == "head" else "all",
+            image_size=64,
+            gpus_per_trial=share,
+        )
+    )
+    trials = read_trials(tmp_path / "search")
+    assert [trial.gpus for trial in trials] == [share] * 4
+    assert [len(trial.history) for trial in trials] == [2] * 4
+    assert told["gpu_hours"] > 0
+    assert told["concurrency"] == min(4, round(1 / share))
