@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 
 from bintally.command import UsageError
@@ -13,20 +14,23 @@ __all__ = ["connect"]
 def connect(address: str) -> None:
     """Connects this process to the cluster; `UsageError` if there is none at `address`."""
     import ray
-    from ray.exceptions import AuthenticationError
 
+    nobody = f"--ray {address}: no Ray cluster answers there"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         # Ray itself would try for minutes before it says that nobody is there.
-        host, _, port = address.removeprefix("ray://").rpartition(":")
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(f"{nobody}: {error}") from error
+    try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except AuthenticationError as error:
-        # Ray sends this user's token by itself only to a cluster that it has found by itself.
-        raise UsageError(
-            f"--ray {address}: the Ray cluster wants its token; set RAY_AUTH_MODE=token, and have "
-            "the token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-        ) from error
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"--ray {address}: no Ray cluster answers there: {reason}") from error
+        # Ray does not say so, and sends a token of itself only where it has found the cluster.
+        token = (
+            "; one that wants a token is given it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            if port.isdigit() and "RAY_AUTH_MODE" not in os.environ
+            else ""
+        )
+        raise UsageError(f"{nobody}: {reason}{token}") from error

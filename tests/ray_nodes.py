@@ -125,7 +125,8 @@ def ray_cluster(
         head += [f"--dashboard-port={jobs_port}"]
         nodes: list[Node] = []
         for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
-            node = Node([*role, *size], environment, Path(name))
+            agent = [f"--dashboard-agent-listen-port={_free_port()}"]
+            node = Node([*role, *size, *agent], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
             nodes.append(node)

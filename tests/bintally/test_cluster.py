@@ -36,7 +36,7 @@ def test_a_cluster_that_wants_a_token_says_so(bucket: Path, tmp_path: Path) -> N
 
         result = build()
         assert result.returncode == 2, result.stderr
-        assert "wants its token; set RAY_AUTH_MODE=token" in result.stderr
+        assert "one that wants a token is given it with RAY_AUTH_MODE=token" in result.stderr
         assert "Traceback" not in result.stderr
         result = build(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
         assert result.returncode == 0, result.stderr
