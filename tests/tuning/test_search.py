@@ -135,7 +135,8 @@ def test_the_same_seed_gives_the_same_trials_and_winner(
     assert all((one.model[name] == two.model[name]).all() for name in one.model)
 
 
-@pytest.mark.parametrize("trainable", ["all", pytest.param("head", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", ["all", "head"])
 def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
     shards: Path, tmp_path: Path, trainable: str
 ) -> None:
