@@ -34,7 +34,7 @@ class Search(SearchConfig):
         if (test := told["winner"]["test"]) is not None:
             always = test["baseline"]
             print(
-                f"test, {test['samples']:,} photos seen once: {metric} {test[metric]:.4f}, "
+                f"test, {test['samples']:,} photos seen once: "
                 f"accuracy {test['accuracy']:.2%}, RMSE {test['rmse']:.3f} "
                 f"(always {always['count']}: {always['accuracy']:.2%}, {always['rmse']:.3f})"
             )
