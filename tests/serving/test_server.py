@@ -265,6 +265,7 @@ def ask_with_token(server: Server, photo: bytes) -> Reply:
     return server.post(photo, Authorization=f"Bearer {TOKEN}")
 
 
+@pytest.mark.slow
 def test_it_is_alive_before_it_is_ready(sturdy: Server, photos: list[bytes]) -> None:
     early = sturdy.get("/ping")
     refused = ask_with_token(sturdy, photos[0])

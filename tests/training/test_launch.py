@@ -81,6 +81,7 @@ def on_ray(config: FitConfig) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_ray_trains_what_torchrun_trains(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "torchrun", trainable="head", batch_size=15)
     result = torchrun(2, "training", "fit", *arguments(config))

@@ -141,7 +141,7 @@ def start(processes: int, config: FitConfig, *options: str) -> subprocess.Popen[
     return process
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_killed_in_mid_epoch_resumes_to_identical_weights(
     processes: int, shards: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
@@ -160,6 +160,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_identical_weights(
     assert timeless(config.run) == timeless(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_two_is_replaced_and_the_weights_are_identical(
     shards: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_search_ends_with_a_winner_that_is_a_run_like_any_other(searched: Path
     assert list((searched / "ray").rglob("events.out.tfevents.*")), "for TensorBoard"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_and_winner(
     searched: Path, shards: Path, space: Path, tmp_path: Path
 ) -> None:
