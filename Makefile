@@ -33,7 +33,7 @@ check: $(READY)  ## formatting, lint, types
 	$(BIN)/mypy
 
 # PEERS_PYTHON is the interpreter of an environment with benchmarks/peers.txt.
-bench: $(READY)  ## measure us beside the alternatives (QUICK=1: roughly, in under ten minutes)
+bench: $(READY)  ## measure us beside the alternatives (QUICK=1: roughly)
 	@$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
 
 gpu:  ## GPU tests and benchmarks, in $(PYTHON)'s own environment (PyTorch and DALI already there)

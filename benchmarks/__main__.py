@@ -135,7 +135,7 @@ class Everything:
     """
 
     quick: bool = False
-    """Few photos and rounds: under ten minutes on 2 cores."""
+    """Few photos and rounds: shows that it works, and roughly how fast."""
     output: Output = None
     """Folder for all files; else one of benchmarks/results, by hardware."""
     peers_python: Interpreter = None
