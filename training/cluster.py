@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bintally.cache import use_cache
 from bintally.cluster import connect
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place
@@ -108,8 +109,7 @@ def _work(settings: dict[str, Any]) -> None:
 
     from training.fit import fit
 
-    if settings["cache"]:
-        os.environ["BINTALLY_CACHE"] = settings["cache"]
+    use_cache(settings["cache"])
 
     def report(line: dict[str, Any]) -> bool:
         # Ray Train wants it of every worker, and takes the first one's.

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from bintally.command import UsageError
 from training.config import DeviceName
 
-__all__ = ["Agreement", "Process", "joined"]
+__all__ = ["Agreement", "Process", "alone", "joined"]
 
 T = TypeVar("T")
 
@@ -97,6 +97,11 @@ class Agreement:
         self._pending = None
         work.wait()
         return [bool(vote) for vote in votes.tolist()]
+
+
+def alone(device: DeviceName) -> Process:
+    """A process without peers, on `device`, which is settled already."""
+    return Process(0, 1, 0, torch.device("cuda", 0) if device == "cuda" else torch.device("cpu"))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ray import tune
@@ -59,10 +58,10 @@ class InOrder(Searcher):  # type: ignore[misc]
 
 
 class Journal(tune.Callback):  # type: ignore[misc]
-    """Hears of every epoch, and writes down what is over. A context manager, with a bar."""
+    """Hears of every epoch, and writes down what is over."""
 
     def __init__(
-        self, folder: Path, task: Task, num_trials: int, gpus: float, time_left_s: float | None
+        self, folder: Path, task: Task, progress: Progress, gpus: float, time_left_s: float | None
     ) -> None:
         self._folder, self._task, self._gpus = folder, task, gpus
         self._until = float("inf") if time_left_s is None else time.monotonic() + time_left_s
@@ -72,18 +71,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._trials = {trial.number: trial for trial in read_trials(folder)}
         self._shown: list[str] = []
         self._best: float | None = None
-        self._progress = Progress("trials", num_trials, "trials")
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.__exit__(kind, error, trace)
+        self._progress = progress
 
     @property
     def trials(self) -> list[Trial]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bintally.command import UsageError
@@ -16,12 +17,20 @@ class Room:
     """What the cluster has, and what of it a trial takes."""
 
     cores_of_a_node: int
+    """Of the largest."""
     gpus: float
+    """In all; 0 where none is to be used."""
+    workers: int
+    """Processes of a trial."""
+    worker: Mapping[str, float]
+    """What each of them takes: CPU, GPU."""
     concurrency: int
+    """Trials at a time."""
 
     @staticmethod
-    def of(config: SearchConfig) -> Room:
-        """Raises `UsageError` where not even one trial has room."""
+    def of(config: SearchConfig, heads: bool) -> Room:
+        """`heads` says that trials train no backbone. Raises `UsageError` where not even one trial
+        has room."""
         import ray
 
         total = ray.cluster_resources()
@@ -29,11 +38,14 @@ class Room:
         gpus = 0.0 if config.device == "cpu" else total.get("GPU", 0.0)
         if config.device == "cuda" and not gpus:
             raise UsageError("--device cuda: the Ray cluster has no GPU")
-        alone = Room(max(1, int(max(nodes))), gpus, 1)
-        needs = {
-            name: amount * config.workers_per_trial
-            for name, amount in alone.resources(config).items()
-        }
+        share = config.gpus_per_trial
+        if share < 0:
+            share = (0.25 if heads else 1.0) if gpus else 0.0
+        if share > 0 and not gpus:
+            raise UsageError(f"--gpus-per-trial {share:g}: the Ray cluster has no GPU")
+        worker = {"CPU": config.cpus_per_trial} | ({"GPU": share} if share else {})
+        workers = config.workers_per_trial
+        needs = {name: amount * workers for name, amount in worker.items()}
         room = min(int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needs.items())
         if room < 1:
             told = ", ".join(f"{amount:g} {name}" for name, amount in needs.items())
@@ -41,27 +53,19 @@ class Room:
                 f"a trial takes {told}, and the Ray cluster has {total.get('CPU', 0):g} CPU and "
                 f"{total.get('GPU', 0):g} GPU; see --cpus-per-trial and --gpus-per-trial"
             )
-        return replace(alone, concurrency=min(config.concurrency or room, config.trials))
+        concurrency = min(config.concurrency or room, config.trials)
+        return Room(max(1, int(max(nodes))), gpus, workers, worker, concurrency)
 
-    def gpus_of_a_trial(self, config: SearchConfig) -> float:
+    @property
+    def gpus_of_a_trial(self) -> float:
         """Of all its workers together."""
-        return self.resources(config).get("GPU", 0.0) * config.workers_per_trial
+        return self.worker.get("GPU", 0.0) * self.workers
 
-    def resources(self, config: SearchConfig) -> dict[str, float]:
-        """Of each worker of a trial."""
-        heads = config.base(config.read_space()).trainable == "head"
-        share = config.gpus_per_trial
-        if share < 0:
-            share = (0.25 if heads else 1.0) if self.gpus else 0.0
-        if share > 0 and not self.gpus:
-            raise UsageError(f"--gpus-per-trial {share:g}: the Ray cluster has no GPU")
-        return {"CPU": config.cpus_per_trial} | ({"GPU": share} if share else {})
-
-    def trial_resources(self, config: SearchConfig) -> Any:
-        """Of the process that Ray Tune starts; a group's workers ask for their own."""
+    def of_a_trial(self) -> Any:
+        """What the process takes that Ray Tune starts; a group's workers ask for their own."""
         from ray import tune
 
-        if config.workers_per_trial > 1:
+        if self.workers > 1:
             # A byte, for it may not be nothing; a core would be missing where the workers want it.
             return tune.PlacementGroupFactory([{"memory": 1}])
-        return tune.PlacementGroupFactory([self.resources(config)])
+        return tune.PlacementGroupFactory([dict(self.worker)])

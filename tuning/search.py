@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bintally.cluster import connect
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place, write_atomically
-from bintally.progress import say
+from bintally.progress import Progress, say
 from sharding.dataset import Dataset, read_dataset
 from training.cluster import settled
 from training.metrics import LOWER_IS_BETTER
@@ -63,8 +63,8 @@ def search(config: SearchConfig) -> dict[str, Any]:
 class _Search:
     def __init__(self, config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
         self.config, self.space, self.dataset, self.folder = config, space, dataset, folder
-        self.room = Room.of(config)
         base = settled(replace(config.base(space), run=folder))
+        self.room = Room.of(config, heads=base.trainable == "head")
         self.base = replace(base, device="cuda" if self.room.gpus else "cpu")
         self.lower_is_better = config.metric in LOWER_IS_BETTER
         self.seconds: dict[str, float] = {}
@@ -123,7 +123,7 @@ class _Search:
             {trial.number: trial for trial in read_trials(self.folder)},
             os.environ.get("BINTALLY_CACHE"),
             self.config.workers_per_trial,
-            self.room.resources(self.config),
+            self.room.worker,
             self.config.scheduler == "pbt",
         )
 
@@ -161,10 +161,10 @@ class _Search:
             searcher = InOrder(study, config.trials)
         heads = self.base.trainable == "head"
         trainable: Any = tune.with_parameters(HeadTrial if heads else train_everything, task=task)
-        trainable = tune.with_resources(trainable, self.room.trial_resources(config))
+        trainable = tune.with_resources(trainable, self.room.of_a_trial())
         left = self._time_left()
-        gpus = self.room.gpus_of_a_trial(config)
-        journal = Journal(self.folder, task, config.trials, gpus, left)
+        progress = Progress("trials", config.trials, "trials")
+        journal = Journal(self.folder, task, progress, self.room.gpus_of_a_trial, left)
         tuner = tune.Tuner(
             trainable,
             param_space=space,
@@ -186,7 +186,7 @@ class _Search:
                 verbose=0,
             ),
         )
-        with journal:
+        with progress:
             tuner.fit()
         ended = searcher.ended if searcher is not None else ""
         if journal.time_is_up:
@@ -234,10 +234,9 @@ class _Search:
         earlier = self.folder / TRIALS / f"{best.number:04d}"
         if earlier.is_dir() and not config.run.exists():
             shutil.copytree(earlier, config.run, ignore=shutil.ignore_patterns(RAY))
-        resources = self.room.resources(self.config)
         train = ray.remote(
-            num_cpus=resources["CPU"],
-            num_gpus=resources.get("GPU", 0),
+            num_cpus=self.room.worker["CPU"],
+            num_gpus=self.room.worker.get("GPU", 0),
             max_retries=RETRIES,
             scheduling_strategy=NodeAffinitySchedulingStrategy(home or here, soft=True),
         )(train_winner)
@@ -254,8 +253,8 @@ class _Search:
         reference = features.get(self.base.backbone)
         if reference is None or self.base.batch_size > self.dataset.splits["train"].samples:
             return None
-        resources = self.room.resources(self.config)
-        train = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(train_head)
+        worker = self.room.worker
+        train = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0))(train_head)
         best: dict[str, Any] = result(train.remote(self.base, reference))
         return best
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
+from bintally.cache import use_cache
 from bintally.command import WorkError
 from training.config import FitConfig
 
@@ -31,18 +31,20 @@ def compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
     """`HeadData`, and the node on which it is."""
     import ray
 
+    from training.distributed import alone
     from training.heads import read_head_data
 
-    _use(cache)
-    data = read_head_data(config, _alone(config))
+    use_cache(cache)
+    data = read_head_data(config, alone(config.device))
     return data, ray.get_runtime_context().get_node_id()
 
 
 def train_head(config: FitConfig, data: Any) -> dict[str, Any]:
     """The best epoch of a head, and its validation metrics."""
+    from training.distributed import alone
     from training.heads import HeadTraining
 
-    training = HeadTraining(config, data, _alone(config))
+    training = HeadTraining(config, data, alone(config.device))
     while not training.ended:
         training.train_epoch()
     return training.best
@@ -62,7 +64,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
     from training.results import BEST
     from training.shards import shard_cache
 
-    _use(cache)
+    use_cache(cache)
     fitted = fit(config)
     test = None
     if read_dataset(open_place(config.shards)).splits["test"].samples:
@@ -94,18 +96,3 @@ def result(reference: Any) -> Any:
         raise error.cause from error
     except RayError as error:
         raise WorkError(f"the Ray cluster lost a task: {str(error).splitlines()[0]}") from error
-
-
-def _use(cache: str | None) -> None:
-    """Other machines keep features where the one does that searches."""
-    if cache:
-        os.environ["BINTALLY_CACHE"] = cache
-
-
-def _alone(config: FitConfig) -> Any:
-    import torch
-
-    from training.distributed import Process
-
-    device = torch.device("cuda", 0) if config.device == "cuda" else torch.device("cpu")
-    return Process(0, 1, 0, device)

@@ -7,7 +7,6 @@ objective of the best epoch so far, and `best`. The last report says how the tra
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,10 +17,11 @@ from typing import Any
 import torch
 from ray import tune
 
+from bintally.cache import use_cache
 from bintally.command import CommandError
 from training.cluster import fit_in_group
 from training.config import FitConfig
-from training.distributed import Process
+from training.distributed import alone
 from training.fit import fit
 from training.heads import HeadData, HeadTraining
 from training.history import read_history
@@ -99,7 +99,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], task: Task) -> None:
         """See `Trainable`."""
         self._task = task
-        self._process = _this_process(task.base)
+        self._process = alone(task.base.device)
         self._begin(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
@@ -146,8 +146,7 @@ def train_everything(config: dict[str, Any], task: Task) -> None:
     if (known := task.known.get(number)) is not None:
         tune.report(_told_again(known, task))
         return
-    if task.cache:
-        os.environ["BINTALLY_CACHE"] = task.cache
+    use_cache(task.cache)
     training = trial_config(task.base, config["parameters"], number)
     if (checkpoint := tune.get_checkpoint()) is not None:
         _inherit(training, Path(checkpoint.path))
@@ -194,7 +193,7 @@ def _inherit(training: FitConfig, checkpoint: Path) -> None:
 def _told_again(known: Trial, task: Task) -> dict[str, Any]:
     """The whole trial at once, as it was."""
     value = task.worst if known.value is None else known.value
-    return {"value": value, "known": True, "done": True}
+    return {"value": value, "done": True}
 
 
 def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
@@ -219,8 +218,3 @@ def _node() -> str:
     import ray
 
     return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:6]}"
-
-
-def _this_process(config: FitConfig) -> Process:
-    on_gpu = config.device == "cuda"
-    return Process(0, 1, 0, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
