@@ -111,10 +111,9 @@ def _work(settings: dict[str, Any]) -> None:
 
     use_cache(settings["cache"])
 
-    def report(line: dict[str, Any]) -> bool:
+    def report(line: dict[str, Any]) -> None:
         # Ray Train wants it of every worker, and takes the first one's.
         ray.train.report(settings["tell"](line))
-        return False
 
     fit(FitConfig(**settings["config"]), report if settings["tell"] else None)
 

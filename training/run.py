@@ -35,7 +35,7 @@ from training.watching import Watch
 
 __all__ = ["OnEpoch", "Run"]
 
-OnEpoch = Callable[[dict[str, Any]], bool]
+OnEpoch = Callable[[dict[str, Any]], None]
 """Is given an epoch's line of `metrics.jsonl`, on every process; True on the first ends the run."""
 
 
@@ -232,12 +232,13 @@ class Run(Watcher):
             rule = self.watch.end_epoch(loop.position.history, loop.evaluation, num_classes)
             reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
-        if self.on_epoch is not None and self.on_epoch(line) and self.process.is_first:
-            reason = "by the caller"
         loop.stopped = loop.stopped or self.process.share(reason)
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
         self._write(METRICS, RULES, *([BEST, LAST] if better else [LAST]))
+        if self.on_epoch is not None:
+            self.writer.flush()
+            self.on_epoch(line)
 
     def before_step(self, number: int) -> None:
         """See `Watcher`."""

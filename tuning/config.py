@@ -102,6 +102,11 @@ class SearchConfig:
                 "--scheduler pbt: needs --trainable all (a head is trained in seconds, and has "
                 "nothing worth inheriting) and --algorithm random (it does the learning itself)"
             )
+        if self.scheduler == "pbt" and self.workers_per_trial > 1:
+            raise UsageError(
+                f"--workers-per-trial {self.workers_per_trial}: with --scheduler pbt, a trial has "
+                "one process"
+            )
         if heads and self.workers_per_trial > 1:
             raise UsageError(
                 f"--workers-per-trial {self.workers_per_trial}: a head needs one process only; "
@@ -133,6 +138,7 @@ class SearchConfig:
     def to_dict(self, space: Space) -> dict[str, Any]:
         """What decides the search's trials, for a resumed one to be compared with."""
         value = {k: v for k, v in asdict(self).items() if k in DECIDING}
+        value["warm_start"] = [folder.name for folder in self.warm_start]
         base = self.base(space).to_dict()
         return value | {"space": space.to_dict(), "base": base}
 

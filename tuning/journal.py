@@ -91,10 +91,12 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._parameters[number] = trial.config["parameters"]
         told = self._last.setdefault(number, {})
         told |= {name: value for name, value in result.items() if name in TOLD}
+        # One that inherited has another past.
+        history = [*(result.get("past") or self._histories.get(number, []))]
         if (line := result.get("line")) is not None:
-            # A trial that was begun again, or inherited another one's past, tells from there.
-            before = [h for h in self._histories.get(number, []) if h["epoch"] < line["epoch"]]
-            self._histories[number] = [*before, line]
+            # A trial that was begun again tells from there.
+            history = [h for h in history if h["epoch"] < line["epoch"]] + [line]
+        self._histories[number] = history
 
     def on_trial_complete(
         self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any

@@ -12,7 +12,7 @@ from tuning.space import Choice, Space
 __all__ = ["make_scheduler"]
 
 GRACE_EPOCHS = 4
-"""Epochs that ASHA and PBT leave a trial alone for."""
+"""Epochs that ASHA leaves a trial alone for, and PBT again and again."""
 REDUCTION = 3
 """Of the trials that come to a rung, ASHA lets one in so many go on."""
 MOST_EPOCHS = 100_000
@@ -39,8 +39,11 @@ def make_scheduler(config: SearchConfig, space: Space) -> Any:
         )
     if config.scheduler == "pbt":
         return PopulationBasedTraining(
+            time_attr="training_iteration",
             metric="value",
             mode=mode,
+            # All are compared after the same number of epochs.
+            synch=True,
             perturbation_interval=GRACE_EPOCHS,
             hyperparam_mutations={"parameters": _mutations(space)},
         )

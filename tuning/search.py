@@ -28,7 +28,7 @@ from tuning.config import SearchConfig
 from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
 from tuning.room import Room
 from tuning.schedulers import make_scheduler
-from tuning.space import Choice, Space
+from tuning.space import ORIGINAL, Choice, Space
 from tuning.study import Outcome, Study, importance
 from tuning.tasks import Won, compute_features, result, train_head, train_winner
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 SEARCH = "search.json"
+CAPSTONE = "capstone"
 RAY = "ray"
 RETRIES = 3
 """How often a trial is begun again that failed, or whose machine was lost."""
@@ -85,7 +86,7 @@ class _Search:
         best = ranked[0]
         with self._timed("winner"):
             won = self._train_winner(best, home)
-            beside = self._preset(features) if heads else None
+            beside = self._capstone(features) if heads and self.config.preset == CAPSTONE else None
         return self._tell(trials, ended, best, won, beside)
 
     def _features(self) -> tuple[dict[str, Any], str]:
@@ -142,7 +143,7 @@ class _Search:
             config.algorithm,
             lower_is_better=self.lower_is_better,
             seed=config.seed,
-            lag=config.trials if population else concurrency,
+            lag=config.trials if population else self._lag(),
             patience=config.patience,
             earlier=self._earlier(),
         )
@@ -212,6 +213,11 @@ class _Search:
             ]
         return outcomes
 
+    def _lag(self) -> int:
+        """How far behind the next trial its knowledge is: as when the search was begun, also on
+        a cluster of another size, or its trials would be others."""
+        return _noted(self.folder, "concurrency", self.room.concurrency)
+
     def _time_left(self) -> float | None:
         if not self.config.minutes:
             return None
@@ -230,6 +236,10 @@ class _Search:
 
         here = ray.get_runtime_context().get_node_id()
         config = replace(self.base, **best.parameters, run=self.folder / WINNER)
+        if _noted(self.folder, "winner", best.number) != best.number:
+            # Of a search that went on, and found a better one.
+            shutil.rmtree(config.run, ignore_errors=True)
+            _note(self.folder, "winner", best.number)
         # What the trial has trained already need not be trained again.
         earlier = self.folder / TRIALS / f"{best.number:04d}"
         if earlier.is_dir() and not config.run.exists():
@@ -246,16 +256,17 @@ class _Search:
             write_atomically(self.folder / WINNER / name, data)
         return won
 
-    def _preset(self, features: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What the recipe that was searched comes to as it is."""
+    def _capstone(self, features: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the preset comes to as it is, without what --space fixes."""
         import ray
 
-        reference = features.get(self.base.backbone)
-        if reference is None or self.base.batch_size > self.dataset.splits["train"].samples:
+        config = replace(self.config.base(ORIGINAL), device=self.base.device)
+        reference = features.get(config.backbone)
+        if reference is None or config.batch_size > self.dataset.splits["train"].samples:
             return None
         worker = self.room.worker
         train = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0))(train_head)
-        best: dict[str, Any] = result(train.remote(self.base, reference))
+        best: dict[str, Any] = result(train.remote(config, reference))
         return best
 
     def _tell(
@@ -334,6 +345,20 @@ def _begin(config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -
             )
     # What Ray noted of the trials that were not over is of no use to those begun again.
     shutil.rmtree(folder / RAY, ignore_errors=True)
+
+
+def _noted(folder: Path, name: str, value: int) -> int:
+    """A number noted in the search's folder; `value`, which is noted, if there was none."""
+    noted: int | None = json.loads((folder / SEARCH).read_text()).get(name)
+    if noted is None:
+        _note(folder, name, value)
+        return value
+    return noted
+
+
+def _note(folder: Path, name: str, value: int) -> None:
+    notes = json.loads((folder / SEARCH).read_text()) | {name: value}
+    write_atomically(folder / SEARCH, (json.dumps(notes, indent=1) + "\n").encode())
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from bintally.command import CommandError
 from training.cluster import fit_in_group
 from training.config import FitConfig
 from training.distributed import alone
-from training.fit import fit
+from training.fit import Fitted, fit
 from training.heads import HeadData, HeadTraining
 from training.history import read_history
 from training.metrics import LOWER_IS_BETTER, is_better
@@ -118,7 +118,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
             return _told_again(known, self._task)
         try:
             return self._train_epoch()
-        except (CommandError, MemoryError, torch.OutOfMemoryError) as error:
+        except (CommandError, MemoryError, RuntimeError) as error:
             return _ended_by(error, self._task)
 
     def _train_epoch(self) -> dict[str, Any]:
@@ -148,46 +148,72 @@ def train_everything(config: dict[str, Any], task: Task) -> None:
         return
     use_cache(task.cache)
     training = trial_config(task.base, config["parameters"], number)
-    if (checkpoint := tune.get_checkpoint()) is not None:
-        _inherit(training, Path(checkpoint.path))
     tell = Teller(task.base.best_metric)
-
-    def report(line: dict[str, Any]) -> bool:
-        if not task.inherits:
-            tune.report(tell(line))
-            return False
-        with tempfile.TemporaryDirectory() as folder:
-            # What was written by now: the epoch before this one, from which an heir goes on.
-            for name in (LAST, BEST, METRICS):
-                if (training.run / name).exists():
-                    shutil.copy(training.run / name, folder)
-            tune.report(tell(line), checkpoint=tune.Checkpoint.from_directory(folder))
-        return False
-
-    for line in read_history(training.run / METRICS, training.epochs):
-        report(line)  # Of before it was interrupted.
     try:
-        if task.workers > 1:
-            fit_in_group(training, task.workers, task.resources, tell)
-            return
-        fitted = fit(training, report)
-        value = fitted.best["validation"][task.base.best_metric]
-        tune.report({"value": value, "status": "finished", "reason": fitted.stopped})
-    except (CommandError, MemoryError, torch.OutOfMemoryError) as error:
+        if task.inherits:
+            fitted = _fit_member(training, tell)
+        else:
+            for line in read_history(training.run / METRICS, training.epochs):
+                tune.report(tell(line))  # Of before it was interrupted.
+            if task.workers > 1:
+                fit_in_group(training, task.workers, task.resources, tell)
+                return
+            fitted = fit(training, lambda line: tune.report(tell(line)))
+        tune.report(
+            {
+                "value": fitted.best["validation"][task.base.best_metric],
+                "best": fitted.best,
+                "past": tuple(fitted.history),
+                "status": "finished",
+                "reason": fitted.stopped,
+                "done": True,
+            }
+        )
+    except (CommandError, MemoryError, RuntimeError) as error:
         tune.report(_ended_by(error, task))
 
 
-def _inherit(training: FitConfig, checkpoint: Path) -> None:
-    """Makes a run's folder that of a better one, with this trial's settings from here on."""
+def _fit_member(training: FitConfig, tell: Teller) -> Fitted:
+    """Trains a member of a population from where Ray Tune has it begin, with its settings of now:
+    where it was itself, or where the better one was that it inherits from."""
+    # Whatever else is there, the member has given it up.
+    shutil.rmtree(training.run, ignore_errors=True)
+    past: tuple[dict[str, Any], ...] = ()
+    if (checkpoint := tune.get_checkpoint()) is not None:
+        past = _inherit(training, Path(checkpoint.path))
+        for line in past:
+            tell(line)
+
+    def report(line: dict[str, Any]) -> None:
+        if line["epoch"] == training.epochs:
+            return  # It is told with the end: there is nothing left to inherit for.
+        with tempfile.TemporaryDirectory() as folder:
+            for name in INHERITED:
+                shutil.copy(training.run / name, folder)
+            checkpoint = tune.Checkpoint.from_directory(folder)
+            tune.report(tell(line) | {"past": past}, checkpoint=checkpoint)
+
+    return fit(training, report)
+
+
+INHERITED = (LAST, BEST, METRICS)
+
+
+def _inherit(training: FitConfig, checkpoint: Path) -> tuple[dict[str, Any], ...]:
+    """Makes a run's folder that of a better one, with this trial's settings from here on; returns
+    the lines of the epochs that are over."""
     from training.checkpoint import read_checkpoint, write_checkpoint
 
-    for name in (BEST, METRICS):
-        if (checkpoint / name).exists():
-            training.run.mkdir(parents=True, exist_ok=True)
-            shutil.copy(checkpoint / name, training.run)
-    if (checkpoint / LAST).exists():
-        last, _ = read_checkpoint(checkpoint / LAST)
-        write_checkpoint(training.run / LAST, replace(last, config=training.to_dict()))
+    training.run.mkdir(parents=True)
+    for name in INHERITED:
+        shutil.copy(checkpoint / name, training.run)
+    last, _ = read_checkpoint(checkpoint / LAST)
+    write_checkpoint(training.run / LAST, replace(last, config=training.to_dict()))
+    return tuple(read_history(training.run / METRICS, last.epoch))
+
+
+CPU_IS_FULL = "DefaultCPUAllocator"
+"""PyTorch has no type of its own for a CPU's memory that is full."""
 
 
 def _told_again(known: Trial, task: Task) -> dict[str, Any]:
@@ -197,13 +223,18 @@ def _told_again(known: Trial, task: Task) -> dict[str, Any]:
 
 
 def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
-    """The last report of a trial that came to nothing by its own settings: not tried again."""
+    """The last report of a trial that came to nothing by its own settings: not tried again.
+
+    Raises what may have been the machine's fault: Ray Tune begins such a trial again.
+    """
     if isinstance(error, LossDiverged):
         status = "diverged"
     elif isinstance(error, CommandError):
         status = "failed"
-    else:
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_IS_FULL in str(error):
         status = "out-of-memory"
+    else:
+        raise error
     reason = str(error).strip().splitlines()
     return {
         "value": task.worst,

@@ -15,6 +15,7 @@ from torch.nn import functional
 from bintally.command import UsageError
 from tests.conftest import Command
 from tests.training.test_fit import settings
+from tests.training.test_survival import be_terminated
 from training.checkpoint import checkpoint_bytes, read_checkpoint
 from training.config import FitConfig, MetricName
 from training.fit import fit
@@ -102,13 +103,12 @@ def test_the_backbone_is_frozen_first_and_trained_after(shards: Path, tmp_path: 
         trainable="all",
         seed=config.seed,
     )
-    fit(config, lambda line: True)
-    frozen, _ = read_checkpoint(config.run / "last.pt")
-    fit(replace(config, run=tmp_path / "other"))
-    trained, _ = read_checkpoint(tmp_path / "other/last.pt")
+    models = []
+    fit(config, lambda line: models.append(read_checkpoint(config.run / "last.pt")[0].model))
+    frozen, trained = models[0], models[-1]
     backbone = {k: v for k, v in fresh.state_dict().items() if k.startswith("backbone.")}
-    assert all(torch.equal(frozen.model[k], backbone[k]) for k in backbone)
-    assert not any(torch.equal(trained.model[k], backbone[k]) for k in backbone if "conv" in k)
+    assert all(torch.equal(frozen[k], backbone[k]) for k in backbone)
+    assert not any(torch.equal(trained[k], backbone[k]) for k in backbone if "conv" in k)
 
 
 def test_the_averaged_weights_are_what_is_evaluated(shards: Path, tmp_path: Path) -> None:
@@ -136,11 +136,16 @@ def test_a_run_ends_when_nothing_gets_better(shards: Path, tmp_path: Path) -> No
     assert (again.stopped, again.history) == (fitted.stopped, fitted.history)
 
 
-def test_the_caller_of_a_run_may_end_it(shards: Path, tmp_path: Path) -> None:
-    fitted = fit(settings(shards, tmp_path, trainable="head", epochs=9), lambda line: True)
-    assert fitted.finished
-    assert fitted.stopped == "by the caller"
-    assert len(fitted.history) == 1
+def test_the_caller_hears_of_an_epoch_when_it_is_saved(shards: Path, tmp_path: Path) -> None:
+    config = settings(shards, tmp_path, trainable="head", epochs=3)
+    told = []
+
+    def hear(line: dict[str, Any]) -> None:
+        checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
+        told.append((line["epoch"], checkpoint.epoch))
+
+    fit(config, hear)
+    assert told == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_the_best_epoch_is_the_one_of_the_metric_asked_for(shards: Path, tmp_path: Path) -> None:
@@ -179,7 +184,7 @@ def test_a_head_trained_without_a_run_is_the_one_of_the_run(shards: Path, tmp_pa
 
 def test_a_checkpoint_from_before_these_settings_resumes(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path)
-    fit(config, lambda line: True)
+    fit(config, be_terminated)
     checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
     old = {
         k: v

@@ -138,6 +138,43 @@ def test_the_same_seed_gives_the_same_trials_and_winner(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["all", "head"])
+def test_a_trial_that_does_not_fit_into_memory_is_marked_and_not_tried_again(
+    shards: Path, tmp_path: Path, trainable: str
+) -> None:
+    (tmp_path / "space.toml").write_text(
+        "head_width = [16, 1_000_000_000_000]\nepochs = 2\nbatch_size = 16\n"
+    )
+    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", trainable)
+    result = run([*words, "--algorithm", "grid"])
+    assert result.returncode == 0, result.stderr
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["finished", "out-of-memory"]
+
+
+@pytest.mark.slow
+def test_a_finished_search_goes_on_with_more_trials(
+    shards: Path, space: Path, tmp_path: Path
+) -> None:
+    """On another number at a time too; a better trial is the winner then, and an old one is not."""
+    result = run(command(shards, tmp_path, space, "--trials", 2, "--concurrency", 2))
+    assert result.returncode == 0, result.stderr
+    first = timeless(tmp_path)
+    winner = told(tmp_path)["best"]["number"]
+    # Whatever the next trials come to, the first ones are not the best any more.
+    for file in (tmp_path / "trials").glob("*.json"):
+        trial = json.loads(file.read_text())
+        file.write_text(json.dumps(trial | {"value": 0.0}))
+    words = command(shards, tmp_path, space, "--trials", 5, "--concurrency", 1, "--resume")
+    result = run(words)
+    assert result.returncode == 0, result.stderr
+    assert [row["lr"] for row in timeless(tmp_path)[:2]] == [row["lr"] for row in first]
+    best = told(tmp_path)["best"]
+    assert best["number"] != winner
+    checkpoint, _ = read_checkpoint(tmp_path / "winner/best.pt")
+    assert {name: checkpoint.config[name] for name in best["parameters"]} == best["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", ["all", "head"])
 def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
     shards: Path, tmp_path: Path, trainable: str
 ) -> None:
@@ -237,15 +274,19 @@ def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
 @pytest.mark.slow
 def test_a_population_inherits_from_its_best(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(
-        "lr = {low = 1e-5, high = 0.01, log = true}\nepochs = 8\nbatch_size = 16\n"
+        "lr = {low = 1e-7, high = 3e-3, log = true}\nepochs = 20\nbatch_size = 16\n"
     )
     words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
-    words += ["--algorithm", "random", "--scheduler", "pbt", "--trials", "2"]
+    words += ["--algorithm", "random", "--scheduler", "pbt", "--metric", "loss"]
+    words += ["--trials", "2"]
     result = run(words)
     assert result.returncode == 0, result.stderr
     trials = read_trials(tmp_path / "out")
     assert len(trials) == 2
-    assert all(trial.history[-1]["epoch"] == 8 for trial in trials)
+    assert all(trial.history[-1]["epoch"] == 20 for trial in trials)
+    # One of them has given up its own past for the other's, and goes on in its own way.
+    assert trials[0].history[0]["validation"] == trials[1].history[0]["validation"]
+    assert trials[0].history[-1]["lr"] != trials[1].history[-1]["lr"]
 
 
 @pytest.mark.parametrize(
