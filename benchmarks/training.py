@@ -67,8 +67,9 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
         },
         notes=[
             f"photos/s: wall time over the epoch without its first {WARMUP_STEPS} steps.",
-            "Model only: the same loop on one batch that is there already; end to end can at most "
-            "be as fast. Loader only: the same batches, and no steps.",
+            "End to end: with the debugger that is on by default. Model only: the same loop on one "
+            "batch that is there already, and no debugger; end to end can at most be as fast. "
+            "Loader only: the same batches, and no steps.",
             "The peers' loops are written after the scripts named; the scripts themselves are not "
             "part of the libraries.",
         ],

@@ -42,7 +42,6 @@ class Workload:
 
 def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measurement:
     """The loop of `fit`; `model` gives it one batch again and again, `loader` takes no steps."""
-
     from bintally.places import open_place
     from sharding.dataset import read_dataset
     from training.config import FitConfig, precision_type
@@ -51,7 +50,9 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
     from training.inputs import PhotoInputs
     from training.loop import Loop, Step, Watcher
     from training.model import build_model
+    from training.monitor import Monitor
     from training.order import TrainingOrder
+    from training.rules import Records
     from training.samples import Samples
 
     config = FitConfig(
@@ -105,11 +106,24 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
         )
 
         class Clock(Watcher):
+            """The debugger that is on by default, and the time."""
+
             def __init__(self) -> None:
                 self.cpu = cpu_seconds()
                 self.steps = 0
+                self.monitor = Monitor(model, Records(), time.monotonic())
+
+            def before_step(self, number: int) -> None:
+                if part == "all":
+                    self.monitor.before_step(number)
+
+            def after_backward(self) -> None:
+                if part == "all":
+                    self.monitor.after_backward(model)
 
             def after_step(self, step: Step) -> None:
+                if part == "all":
+                    self.monitor.after_step(step)
                 self.steps += 1
                 if self.steps == WARMUP_STEPS:
                     _wait(process.device)

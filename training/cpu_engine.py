@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CpuEngine"]
 
 TASK = 32
-"""Photos that a thread makes at a time: enough to make a thread's change cheap."""
+"""Photos that a thread makes at a time, at most: enough to make a thread's change cheap."""
 TASKS_AHEAD = 3
 """Tasks for each thread that are begun before anybody waits for them."""
 BATCHES_AHEAD = 2
@@ -96,9 +96,12 @@ class CpuEngine:
     ) -> tuple[NDArray[Any], list[Future[None]]]:
         size = self._preprocessing.image_size
         images = self._free(len(photos) * size * size * 3).reshape(len(photos), size, size * 3)
+        # All threads work on a batch. Where the model computes on the same cores, in equal parts,
+        # one thread alone would hold up one part, and so all of them.
+        task = min(TASK, -(-len(photos) // self._threads))
         return images, [
-            pool.submit(self.make, photos[i : i + TASK], flips[i : i + TASK], images[i : i + TASK])
-            for i in range(0, len(photos), TASK)
+            pool.submit(self.make, photos[i : i + task], flips[i : i + task], images[i : i + task])
+            for i in range(0, len(photos), task)
         ]
 
     def make(self, photos: Photos, flips: NDArray[np.bool_], images: NDArray[Any]) -> None:

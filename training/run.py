@@ -229,7 +229,9 @@ class Run(Watcher):
         reason = None
         if self.watch is not None:
             num_classes = len(self.dataset.classes)
-            rule = self.watch.end_epoch(loop.position.history, loop.evaluation, num_classes)
+            rule = self.watch.end_epoch(
+                loop.position.history, loop.evaluation, num_classes, last=loop.ended
+            )
             reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
         loop.stopped = loop.stopped or self.process.share(reason)

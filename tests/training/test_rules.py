@@ -233,7 +233,7 @@ def test_a_dead_layer_and_its_gradients_are_recorded() -> None:
         monitor.before_step(number)
         model(torch.randn(16, 4)).sum().backward()
         monitor.after_backward(model)
-    monitor.end_epoch()
+    monitor.collect()
     monitor.close()
     assert records.activity == {"1": [0.0] * 8}
     assert [*records.gradients[0]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
