@@ -116,7 +116,7 @@ class Serving:
     quick: bool = False
     """Few seconds and rounds: shows that it works, and roughly how fast."""
     output: Output = None
-    """Folder for serving.json and .md; else one of benchmarks/results, by hardware."""
+    """Folder for serving.json, .md, .png and .svg; else one of benchmarks/results, by hardware."""
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The model that is served; else EfficientNet-Lite0 with random weights."""
 
@@ -146,12 +146,12 @@ class Everything:
     def run(self) -> int:
         from benchmarks.environment import read_environment
         from benchmarks.everything import run
-        from benchmarks.results import default_folder
+        from benchmarks.results import results_folder
 
         unknown = {*self.only} - {*BENCHMARKS}
         if unknown:
             raise UsageError(f"--only {min(unknown)}: none of {', '.join(BENCHMARKS)}")
-        folder = self.output or default_folder(read_environment(()), self.quick)
+        folder = results_folder(self.output, read_environment(()), self.quick)
         chosen = {name: BENCHMARKS[name] for name in self.only or BENCHMARKS}
         more = {"sharding": {"peers_python": self.peers_python}}
         made = {

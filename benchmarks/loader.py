@@ -23,8 +23,7 @@ from benchmarks.loader_contestants import (
 from benchmarks.loader_limit import limit
 from benchmarks.loader_peers import PEERS
 from benchmarks.measure import Contestant, take_turns
-from benchmarks.plot import write_plot
-from benchmarks.results import Metric, Report, default_folder
+from benchmarks.results import Metric, Report, results_folder
 from bintally.command import UsageError
 from bintally.progress import say
 
@@ -56,9 +55,7 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     if shards is not None:
         _check(shards)
     environment = read_environment(LIBRARIES)
-    folder = output or default_folder(environment, quick)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: not a folder")
+    folder = results_folder(output, environment, quick)
     num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
         scratch = Path(temporary)
@@ -77,11 +74,7 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
             environment=environment,
             results=results,
         )
-    report.write(folder)
-    write_plot(report, folder)
-    print(report.table())
-    print(f"{folder / 'loader.md'}")
-    return 1 if any(result.error for result in results) else 0
+    return report.publish(folder)
 
 
 def _check(shards: str) -> None:

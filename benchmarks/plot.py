@@ -47,7 +47,15 @@ def draw(report: Report) -> Figure:
     bars = [r for r in report.results if r.contestant.role != "limit"]
     spreads = {r.contestant.name: r.spread(metric.key) for r in bars}
     bars.sort(key=lambda r: s.median if (s := spreads[r.contestant.name]) else -1, reverse=True)
-    limits = [r for r in report.results if r.contestant.role == "limit"]
+    longest = max((s.maximum for s in spreads.values() if s), default=1.0)
+    # One that is far away bounds nothing, and its line would leave no room for the bars.
+    limits = [
+        (result, spread.median)
+        for result in report.results
+        if result.contestant.role == "limit"
+        and (spread := result.spread(metric.key))
+        and spread.median < 3 * longest
+    ]
 
     figure = Figure(figsize=(7.6, 1.55 + 0.44 * len(bars)), layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot(facecolor=PAPER)
@@ -71,25 +79,22 @@ def draw(report: Report) -> Figure:
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0},
             zorder=4,
         )
-    for result in limits:
-        spread = result.spread(metric.key)
-        if spread is not None:
-            axes.axvline(spread.median, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
-            axes.annotate(
-                f"{result.contestant.name}: {metric.format(spread.median)}",
-                (spread.median, 1),
-                (0, 4),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                color=INK,
-                size=8,
-            )
+    for result, median in limits:
+        axes.axvline(median, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
+        axes.annotate(
+            f"{result.contestant.name}: {metric.format(median)}",
+            (median, 1),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=INK,
+            size=8,
+        )
 
-    measured = [s for r in report.results if (s := r.spread(metric.key))]
     # Room on the right for the longest bar's label and half of the limit's.
-    axes.set_xlim(0, 1.22 * max((s.maximum for s in measured), default=1))
+    axes.set_xlim(0, 1.22 * max([longest, *(median for _, median in limits)]))
     axes.set_ylim(len(bars) - 0.45, -0.6)
     axes.set_yticks(range(len(bars)), [r.contestant.name for r in bars], color=INK)
     axes.set_xlabel(_caption(report), color=MUTED, size=8, loc="left")
@@ -115,4 +120,4 @@ def _caption(report: Report) -> str:
     machine = where.gpu or f"{where.num_cores} cores, {where.cpu}"
     rounds = f"median of {report.num_rounds} rounds with lowest and highest"
     baseline = f"× = times {report.baseline.contestant.name}"
-    return f"{report.metrics[0].title}, {rounds}; {baseline}; {machine}"
+    return f"{report.metrics[0].title}, {rounds}\n{baseline}; {machine}"

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: `<name>.json` with every round, and `<name>.md` to read."""
+"""What a benchmark leaves behind: `<name>.json` with every round, and `<name>.md` and a plot."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from benchmarks.environment import Environment
 from benchmarks.measure import Result
+from bintally.command import UsageError
 from bintally.places import write_atomically
 
-__all__ = ["Metric", "Report", "default_folder"]
+__all__ = ["Metric", "Report", "results_folder"]
 
 NOTHING = "–"
 
@@ -56,11 +57,35 @@ class Report:
         own, base = (r.spread(self.metrics[0].key) for r in (result, self.baseline))
         return own.median / base.median if own and base else None
 
+    @property
+    def drawn(self) -> Report:
+        """What the plot shows."""
+        return self
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong."""
+        return any(result.error for result in self.results)
+
+    def publish(self, folder: Path) -> int:
+        """Writes JSON, Markdown and plot, and prints the table; 1 where something failed."""
+        from benchmarks.plot import write_plot
+
+        self.write(folder)
+        write_plot(self.drawn, folder)
+        print(self.summary())
+        print(folder / f"{self.name}.md")
+        return int(self.failed)
+
     def write(self, folder: Path) -> None:
         """Writes the JSON and the Markdown."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
         write_atomically(folder / f"{self.name}.json", text.encode())
         write_atomically(folder / f"{self.name}.md", self.to_markdown().encode())
+
+    def summary(self) -> str:
+        """What is printed."""
+        return self.table()
 
     def to_dict(self) -> dict[str, Any]:
         """As the JSON holds it."""
@@ -147,10 +172,17 @@ class Report:
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def default_folder(environment: Environment, quick: bool) -> Path:
-    """Where results go that the user names no place for; quick ones never replace real ones."""
+def results_folder(output: Path | None, environment: Environment, quick: bool) -> Path:
+    """Where results go: to the place that the user names, or to one of the hardware's, where quick
+    ones never replace real ones.
+
+    Raises `UsageError` for a place that is no folder.
+    """
     suffix = "-quick" if quick else ""
-    return Path(__file__).parent / "results" / f"{environment.hardware}{suffix}"
+    folder = output or Path(__file__).parent / "results" / f"{environment.hardware}{suffix}"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: not a folder")
+    return folder
 
 
 def _words(key: str) -> str:

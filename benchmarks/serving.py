@@ -19,9 +19,9 @@ from pathlib import Path
 
 from benchmarks.environment import REPOSITORY, read_environment
 from benchmarks.measure import Contestant, Measurement, family_memory_mib, take_turns
-from benchmarks.results import Metric, Report, default_folder
+from benchmarks.results import Metric, Report, results_folder
 from benchmarks.serving_load import drive
-from bintally.command import UsageError, WorkError
+from bintally.command import WorkError
 
 __all__ = ["Plan", "make_checkpoint", "measure", "run"]
 
@@ -74,9 +74,7 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
     from training.checkpoint import read_checkpoint
 
     environment = read_environment(LIBRARIES)
-    folder = output or default_folder(environment, quick)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: not a folder")
+    folder = results_folder(output, environment, quick)
     duration = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="bintally-serving-") as temporary:
         scratch = Path(temporary)
@@ -128,10 +126,7 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
         environment=environment,
         results=results,
     )
-    report.write(folder)
-    print(report.table())
-    print(f"{folder / 'serving.md'}")
-    return 1 if any(result.error for result in results) else 0
+    return report.publish(folder)
 
 
 def _render(folder: Path) -> None:

@@ -20,8 +20,7 @@ from typing import Any
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, Result, Role, take_turns
-from benchmarks.plot import write_plot
-from benchmarks.results import NOTHING, Metric, Report, default_folder
+from benchmarks.results import NOTHING, Metric, Report, results_folder
 from benchmarks.sharding_buckets import NUM_FEW, prepare, render
 from benchmarks.sharding_contestants import (
     PHOTOS,
@@ -65,6 +64,22 @@ class ShardingReport(Report):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "distant_server": self.distant, "plan": self.planned}
 
+    @property
+    def drawn(self) -> Report:
+        """No bar, nor the place of one, for a peer that is not here."""
+        shown = [result for result in self.results if result.error != NOT_INSTALLED]
+        has_peer = any(result.contestant.role == "peer" for result in shown)
+        return replace(self, results=shown) if has_peer else self
+
+    @property
+    def failed(self) -> bool:
+        errors = [result.error for result in self.results if result.error != NOT_INSTALLED]
+        return any([*errors, self.distant.get("error"), self.planned.get("error")])
+
+    def summary(self) -> str:
+        told = (_tell(self.distant, tell_distant), _tell(self.planned, tell_plan))
+        return "\n".join([super().summary(), *told])
+
     def to_markdown(self) -> str:
         more = "\n\n".join(
             [
@@ -90,9 +105,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
     versions = _peer_versions(peers_python)
     environment = read_environment(LIBRARIES)
     environment = replace(environment, libraries={**environment.libraries, **versions})
-    folder = output or default_folder(environment, quick)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: not a folder")
+    folder = results_folder(output, environment, quick)
     num_rounds = 2 if quick else NUM_ROUNDS
     with tempfile.TemporaryDirectory(prefix="bintally-sharding-") as temporary:
         scratch = Path(temporary)
@@ -142,14 +155,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             distant=distant,
             planned=planned,
         )
-    report.write(folder)
-    write_plot(_drawn(report), folder)
-    print(report.table())
-    print(_tell(distant, tell_distant))
-    print(_tell(planned, tell_plan))
-    print(f"{folder / 'sharding.md'}")
-    errors = [result.error for result in results if result.error != NOT_INSTALLED]
-    return 1 if any([*errors, distant.get("error"), planned.get("error")]) else 0
+    return report.publish(folder)
 
 
 def _drop_unmeasured(result: Result) -> None:
@@ -275,13 +281,6 @@ def _describe(workload: Workload) -> dict[str, Any]:
         "shards": f"{workload.shard_samples:,} photos each; MDSWriter's are of 64 MiB",
         "work": "from an S3 bucket over HTTP to shards in a folder, photos byte for byte",
     }
-
-
-def _drawn(report: ShardingReport) -> Report:
-    """What the plot shows: no bar, nor the place of one, for a peer that is not here."""
-    shown = [result for result in report.results if result.error != NOT_INSTALLED]
-    has_peer = any(result.contestant.role == "peer" for result in shown)
-    return replace(report, results=shown) if has_peer else report
 
 
 def _tell(measured: Mapping[str, Any], tell: Any) -> str:

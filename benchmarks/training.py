@@ -9,8 +9,7 @@ from pathlib import Path
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, take_turns
-from benchmarks.plot import write_plot
-from benchmarks.results import Metric, Report, default_folder
+from benchmarks.results import Metric, Report, results_folder
 from benchmarks.training_contestants import (
     WARMUP_STEPS,
     Workload,
@@ -18,7 +17,6 @@ from benchmarks.training_contestants import (
     timm_loop,
     torchvision_loop,
 )
-from bintally.command import UsageError
 from bintally.progress import say
 
 __all__ = ["render", "run", "unpack"]
@@ -34,9 +32,7 @@ METRICS = (
 def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     """Measures all contestants and writes the results; 1 where one failed."""
     environment = read_environment(LIBRARIES)
-    folder = output or default_folder(environment, quick)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: not a folder")
+    folder = results_folder(output, environment, quick)
     on_gpu = environment.gpu is not None
     num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-training-") as temporary:
@@ -78,11 +74,7 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
         environment=environment,
         results=results,
     )
-    report.write(folder)
-    write_plot(report, folder)
-    print(report.table())
-    print(f"{folder / 'training.md'}")
-    return 1 if any(result.error for result in results) else 0
+    return report.publish(folder)
 
 
 def _contestants(workload: Workload) -> list[Contestant]:
@@ -90,7 +82,6 @@ def _contestants(workload: Workload) -> list[Contestant]:
     own: dict[str, str | int | bool] = {"layout": "channels last", "optimiser": "fused"}
     return [
         Contestant("ours, end to end", partial(ours, workload, "all"), own, "ours"),
-        Contestant("ours, loader only", partial(ours, workload, "loader"), own, "ours"),
         Contestant(
             "torchvision's reference",
             partial(torchvision_loop, workload),
@@ -102,6 +93,7 @@ def _contestants(workload: Workload) -> list[Contestant]:
             {"decode": "PIL", "workers": workers, "layout": "channels last"},
         ),
         Contestant("ours, model only", partial(ours, workload, "model"), own, "limit"),
+        Contestant("ours, loader only", partial(ours, workload, "loader"), own, "limit"),
     ]
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, Measurement, take_turns
-from benchmarks.plot import write_plot
-from benchmarks.results import Metric, Report, default_folder
+from benchmarks.results import Metric, Report, results_folder
 from benchmarks.training import render, unpack
 from benchmarks.tuning_plain import plain
-from bintally.command import UsageError
 
 __all__ = ["run"]
 
@@ -63,9 +61,7 @@ QUICK = Size(
 def run(*, quick: bool, output: Path | None, shards: str | None, weights: str) -> int:
     """Measures both and writes the results; 1 where one failed."""
     environment = read_environment(LIBRARIES)
-    folder = output or default_folder(environment, quick)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: not a folder")
+    folder = results_folder(output, environment, quick)
     size = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="bintally-tuning-") as temporary:
         scratch = Path(temporary)
@@ -116,11 +112,7 @@ def run(*, quick: bool, output: Path | None, shards: str | None, weights: str) -
         environment=environment,
         results=results,
     )
-    report.write(folder)
-    write_plot(report, folder)
-    print(report.table())
-    print(f"{folder / 'tuning.md'}")
-    return 1 if any(result.error for result in results) else 0
+    return report.publish(folder)
 
 
 def _ours(size: Size, scratch: Path, shards: str, weights: str, epochs: Path) -> Measurement:

@@ -18,7 +18,7 @@ import pytest
 from benchmarks.environment import Environment
 from benchmarks.measure import Contestant, Measurement, Result, Role, peak_memory_mib, take_turns
 from benchmarks.plot import write_plot
-from benchmarks.results import Metric, Report, default_folder
+from benchmarks.results import Metric, Report, results_folder
 from tests.conftest import Command
 
 ENVIRONMENT = Environment(
@@ -208,8 +208,12 @@ def test_the_files_are_complete(tmp_path: Path) -> None:
 )
 def test_results_are_kept_by_hardware(cpu: str, gpu: str | None, slug: str) -> None:
     environment = replace(ENVIRONMENT, cpu=cpu, gpu=gpu)
-    assert default_folder(environment, quick=False).parts[-3:] == ("benchmarks", "results", slug)
-    assert default_folder(environment, quick=True).name == f"{slug}-quick"
+    assert results_folder(None, environment, quick=False).parts[-3:] == (
+        "benchmarks",
+        "results",
+        slug,
+    )
+    assert results_folder(None, environment, quick=True).name == f"{slug}-quick"
 
 
 @pytest.mark.slow
