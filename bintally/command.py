@@ -9,6 +9,7 @@ its traceback.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -80,6 +81,15 @@ def run_command(command: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`… | head`). Python would complain once more at exit.
+        if not _reader_has_gone():
+            raise
+        # Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more (`… | head`)."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -109,8 +109,8 @@ class Fleet:
             # What Ray Serve tells on its way is of no use to the user, and starts with INFO.
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(proxy_location="Disabled")
-        except (OSError, RuntimeError, ValueError, ConnectionError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # Ray raises a bare one where its processes die at the start.
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise WorkError(f"Ray does not start on this machine: {reason}") from error
         return Shape.of(self._config, num_cores(), int(ray.cluster_resources().get("GPU", 0)))
 

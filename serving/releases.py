@@ -18,7 +18,7 @@ from pathlib import Path
 from bintally.command import UsageError
 from bintally.places import write_atomically
 
-__all__ = ["Release", "Watch", "accept", "current"]
+__all__ = ["Check", "Release", "Watch", "current"]
 
 CURRENT = "current.json"
 
@@ -38,28 +38,43 @@ def current(folder: Path) -> Release:
     return Release(**json.loads((folder / CURRENT).read_bytes()))
 
 
-def accept(file: Path, folder: Path) -> Release:
-    """Checks a checkpoint and makes it the one that is served.
+class Check:
+    """Checks a checkpoint, in a process of its own, so that the one with the requests neither
+    waits nor loads PyTorch. When this is made, the process runs.
 
-    Takes a process of its own, so that the one with the requests neither waits nor loads PyTorch.
-    Raises `UsageError` for a file that is no checkpoint, or whose model does not compute; what was
-    served is then served on.
+    Raises `UsageError` where it cannot be started.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        """`file` is the checkpoint, `folder` the server's own."""
+        self._file, self._folder = file, folder
         try:
-            release = pool.submit(_check, file, folder).result()
-        except BrokenProcessPool as error:
-            raise UsageError(
-                f"{file}: the process that checked it died (out of memory?)"
-            ) from error
-    # The one before may be loading in a replica at this moment; the ones before that are not.
-    keep = {release.file, current(folder).file if (folder / CURRENT).exists() else ""}
-    write_atomically(folder / CURRENT, json.dumps(asdict(release)).encode())
-    for old in folder.glob("*.pt"):
-        if old.name not in keep:
-            old.unlink(missing_ok=True)
-    return release
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            self._found = self._pool.submit(_check, file, folder)
+        except OSError as error:
+            raise UsageError(f"{file}: no process could be started to check it: {error}") from error
+
+    def accept(self) -> Release:
+        """Makes the checkpoint the one that is served.
+
+        Raises `UsageError` for a file that is no checkpoint, or whose model does not compute; what
+        was served is then served on.
+        """
+        with self._pool:
+            try:
+                release = self._found.result()
+            except BrokenProcessPool as error:
+                raise UsageError(
+                    f"{self._file}: the process that checked it died (out of memory?)"
+                ) from error
+        # The one before may be loading in a replica at this moment; the ones before that are not.
+        served = self._folder / CURRENT
+        keep = {release.file, current(self._folder).file if served.exists() else ""}
+        write_atomically(served, json.dumps(asdict(release)).encode())
+        for old in self._folder.glob("*.pt"):
+            if old.name not in keep:
+                old.unlink(missing_ok=True)
+        return release
 
 
 def _check(file: Path, folder: Path) -> Release:

@@ -11,25 +11,31 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 
-from bintally.command import UsageError
+from bintally.command import UsageError, WorkError
 from bintally.progress import say
 from serving.app import make_app
 from serving.batcher import Batcher
 from serving.config import ServeConfig
 from serving.fleet import Fleet
 from serving.protocol import GuardedProtocol
-from serving.releases import Watch, accept
+from serving.releases import Check, Watch
 from serving.service import Service
 
 __all__ = ["serve"]
 
+START_S = 300.0
+"""For Ray, the checkpoint and the replicas; some seconds do where all is well."""
 LOOK_EVERY_S = 1.0
+LOST_S = 30.0
+"""For Ray to say how many replicas run: milliseconds, seconds where its controller died."""
 DRAIN_S = 20.0
 """For requests under way, and `STOP_S` for Ray: SageMaker kills after 30."""
 STOP_S = 8.0
@@ -41,7 +47,8 @@ MOST_CONNECTIONS = 1000
 def serve(config: ServeConfig) -> None:
     """Serves until SIGTERM or SIGINT, then ends the requests under way.
 
-    Raises `UsageError` for settings or a checkpoint that cannot be served.
+    Raises `UsageError` for settings or a checkpoint that cannot be served, and `WorkError` where
+    Ray does not start. A Ray that dies on the way ends the process with 1, for its supervisor.
     """
     config.check()
     token = config.read_token()
@@ -56,6 +63,10 @@ def serve(config: ServeConfig) -> None:
         tempfile.TemporaryDirectory(prefix="bintally-serving-") as folder,
     ):
         asyncio.run(_serve(config, Service(config.limits, token), listener, Path(folder)))
+
+
+class _RayLost(WorkError):
+    """Ray is in a disorder that only another start mends; that is for whoever started us."""
 
 
 class _Server(uvicorn.Server):
@@ -104,6 +115,8 @@ async def _serve(
             drain()
             await listening
             await running
+    except _RayLost as error:
+        _leave(f"error: {error}", folder, error.exit_code)
     finally:
         running.cancel()
         await asyncio.gather(running, listening, return_exceptions=True)
@@ -111,12 +124,17 @@ async def _serve(
         try:
             await asyncio.wait_for(stopping, STOP_S)
         except TimeoutError:
-            # Ray was in disorder before, and may not be waited for; its reaper ends its processes.
-            say("stopped, without Ray's good-bye")
-            shutil.rmtree(folder, ignore_errors=True)
-            sys.stderr.flush()
-            os._exit(0)
+            _leave("stopped, without Ray's good-bye", folder, 0)
     say("drained and stopped")
+
+
+def _leave(last_words: str, folder: Path, code: int) -> NoReturn:
+    """Ends the process at once: its threads may be waiting for a Ray in disorder, and would be
+    waited for. Ray's reaper ends Ray's processes."""
+    say(last_words)
+    shutil.rmtree(folder, ignore_errors=True)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _on_signals(drain: Callable[[], None]) -> None:
@@ -135,13 +153,19 @@ async def _run(
 ) -> None:
     """Starts the replicas, then looks after them and the checkpoint, until it is cancelled."""
     watch = Watch(config.checkpoint)
-    release, shape = await asyncio.gather(
-        asyncio.to_thread(accept, config.checkpoint, folder), asyncio.to_thread(fleet.start_ray)
-    )
-    # Ray has put a handler of its own in our place, which prints a stack.
-    _on_signals(drain)
-    service.release = release
-    await asyncio.to_thread(fleet.deploy, shape)
+    try:
+        async with asyncio.timeout(START_S):
+            # One after the other: of 60 processes that were started while Ray was, one died.
+            check = await asyncio.to_thread(Check, config.checkpoint, folder)
+            release, shape = await asyncio.gather(
+                asyncio.to_thread(check.accept), asyncio.to_thread(fleet.start_ray)
+            )
+            service.release = release
+            # Ray has put a handler of its own in our place, which prints a stack.
+            _on_signals(drain)
+            await asyncio.to_thread(fleet.deploy, shape)
+    except TimeoutError:
+        raise _RayLost(f"the replicas were not ready within {START_S:g} s") from None
     service.replicas = shape.least
     service.batcher = Batcher(
         fleet.count,
@@ -159,11 +183,16 @@ async def _run(
             f"ready on {url}: counts {classes}, checkpoint {release.sha256[:12]}, replicas "
             f"{shape.least}" + (f" to {shape.most}" if shape.most > shape.least else "")
         )
+    heard = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
+        # Ray's controller may be starting again; it will answer at another look.
         with contextlib.suppress(Exception):
-            # Ray's controller may be starting again; it will answer at the next look.
-            service.replicas = await asyncio.to_thread(fleet.running)
+            async with asyncio.timeout(LOST_S):
+                service.replicas = await asyncio.to_thread(fleet.running)
+            heard = time.monotonic()
+        if time.monotonic() - heard > LOST_S:
+            raise _RayLost(f"Ray has not answered for {LOST_S:g} s (were its processes killed?)")
         service.batcher.pump()
         if watch.changed():
             await _take_in(config, service, folder)
@@ -171,7 +200,7 @@ async def _run(
 
 async def _take_in(config: ServeConfig, service: Service, folder: Path) -> None:
     try:
-        release = await asyncio.to_thread(accept, config.checkpoint, folder)
+        release = await asyncio.to_thread(lambda: Check(config.checkpoint, folder).accept())
     except Exception as error:
         # Whatever is wrong with it, what was served is served on.
         service.metrics.releases.labels("refused").inc()

@@ -138,6 +138,7 @@ class _Search:
 
         config, concurrency = self.config, self.room.concurrency
         population = config.scheduler == "pbt"
+        earlier = self._earlier()
         study = Study(
             self.space,
             config.algorithm,
@@ -145,8 +146,10 @@ class _Search:
             seed=config.seed,
             lag=config.trials if population else self._lag(),
             patience=config.patience,
-            earlier=self._earlier(),
+            earlier=earlier,
         )
+        if earlier:
+            say(f"--warm-start: learned from {study.num_learned} of {len(earlier)} earlier trials")
         if task.known:
             say(f"{self.folder}: {len(task.known)} trials are over already")
         searcher, space = None, None

@@ -68,7 +68,8 @@ class Server:
             if self.process.poll() is not None:
                 break
             time.sleep(0.1)
-        raise AssertionError(f"never said {words!r}: {self.log}")
+        ended = self.process.poll()
+        raise AssertionError(f"never said {words!r} (exit code {ended}): {self.log}")
 
     @property
     def log(self) -> str:
@@ -103,12 +104,17 @@ class Server:
 
     def replicas(self) -> list[int]:
         """The process ids of this server's replicas, and of no other's."""
+        return self.processes(b"ray::ServeReplica")
+
+    def processes(self, name: bytes) -> list[int]:
+        """The ids of the processes of this server's Ray whose command has `name` in its first
+        word."""
         found = []
         for folder in Path("/proc").iterdir():
             try:
                 if (
                     folder.name.isdigit()
-                    and (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica")
+                    and name in (folder / "cmdline").read_bytes().split(b"\0")[0]
                     and self._mark.encode() in (folder / "environ").read_bytes()
                 ):
                     found.append(int(folder.name))

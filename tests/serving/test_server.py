@@ -352,6 +352,17 @@ def test_sigterm_ends_it_once_its_requests_are_answered(
     assert not [line for line in sturdy.log.splitlines() if "Traceback" in line]
 
 
+@pytest.mark.slow
+def test_a_lost_ray_ends_it_for_its_supervisor(checkpoint: Path, start_server: StartServer) -> None:
+    server = start_server(checkpoint, "--replicas", 1)
+    server.wait_until_ready()
+    for raylet in server.processes(b"raylet/raylet"):
+        os.kill(raylet, signal.SIGKILL)
+    assert server.process.wait(120) == 1
+    assert server.log.splitlines()[-1].startswith("error: Ray has not answered for 30 s")
+    assert server.processes(b"") == []
+
+
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> None:
     """Nagle's algorithm and delayed acknowledgements together cost 40 ms a request."""
     with ServeConfig(checkpoint=Path("best.pt"), port=0).bind() as listener:
