@@ -95,7 +95,12 @@ class Fleet:
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
         from ray import serve
+        from ray.exceptions import RayActorError
 
+        # Ray Serve leaves a question to a replica that died lying, and asyncio would tell of it.
+        logging.getLogger("asyncio").addFilter(
+            lambda said: not (said.exc_info and isinstance(said.exc_info[1], RayActorError))
+        )
         try:
             ray.init(
                 address="local",

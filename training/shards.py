@@ -136,7 +136,7 @@ class ShardCache:
         """Takes as much of the disk as the shard needs, making others go where it is too much."""
         with self._locked("room"):
             if self.limit_bytes is not None:
-                files = {path: path.stat() for path in self.folder.glob("*.tar*")}
+                files = self._files()
                 used = sum(stat.st_size for stat in files.values())
                 oldest_first = sorted(files, key=lambda path: files[path].st_mtime_ns)
                 for path in oldest_first:
@@ -153,6 +153,13 @@ class ShardCache:
                     )
             with aside.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, shard.bytes)
+
+    def _files(self) -> dict[Path, os.stat_result]:
+        """Shards, and what is on its way to be one."""
+        while True:
+            # One may be put in its place, under its other name, after the folder was listed.
+            with contextlib.suppress(FileNotFoundError):
+                return {path: path.stat() for path in self.folder.glob("*.tar*")}
 
     def _remove_abandoned(self) -> None:
         """Removes what a process left that was killed: whose lock nobody holds."""

@@ -241,6 +241,29 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_room_is_made_while_others_put_their_shards_in_place(shards: Path, tmp_path: Path) -> None:
+    place = open_place(shards)
+    shard = read_dataset(place).splits["train"].shards[0]
+    cache = ShardCache(tmp_path, 100 * shard.bytes)
+    over = threading.Event()
+
+    def another() -> None:
+        aside, path = tmp_path / f"other.tar{TEMPORARY_SUFFIX}", tmp_path / "other.tar"
+        while not over.is_set():
+            aside.touch()
+            aside.rename(path)
+            path.unlink()
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    try:
+        for _ in range(500):
+            cache.fetch(place, shard, frozenset()).unlink()
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_missing_or_short_shard_of_a_folder_is_named(small_shards: Path, tmp_path: Path) -> None:
     import shutil
 
