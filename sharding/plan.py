@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Options:
                 f"--min-count {self.min_count} --max-count {self.max_count}: must be 0 or more, "
                 "and the former not above the latter"
             )
-        if min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
+        if min(self.split) < 0 or abs(math.fsum(self.split) - 1) > 1e-6:
             shares = " ".join(map(str, self.split))
             raise UsageError(
                 f"--split {shares}: the three shares must be 0 or more and add up to 1"

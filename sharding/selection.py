@@ -6,9 +6,10 @@ Pure functions; neighbour groups are taken or left whole, and every class in its
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from bintally.command import UsageError
 from sharding.split import deal, shuffled
@@ -30,7 +31,7 @@ def read_ids(file: Path) -> list[str]:
         try:
             value = json.loads(text)
             lists = value.values() if isinstance(value, dict) else [value]
-            names = [PurePosixPath(path).stem for paths in lists for path in paths]
+            names = [_stem(path) for paths in lists for path in paths]
         except (ValueError, TypeError) as error:
             raise UsageError(
                 f"--ids {file}: not a JSON list of paths, nor lists of them by count: {error}"
@@ -39,6 +40,11 @@ def read_ids(file: Path) -> list[str]:
     if not ids:
         raise UsageError(f"--ids {file}: holds no ids; write one a line")
     return ids
+
+
+def _stem(path: str) -> str:
+    # Not that of pathlib, which takes another part of "1." from Python 3.14 on.
+    return posixpath.splitext(posixpath.basename(path))[0]
 
 
 def sample_groups(

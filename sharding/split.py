@@ -50,7 +50,11 @@ def deal(
 
     def room(part: int, group: Sequence[int]) -> tuple[float, float]:
         want, have = wanted[part], filled[part]
-        return sum(1 - have[c] / want[c] for c in group), ratios[part]
+        unfilled = 0.0
+        # Not sum(), which from Python 3.12 on rounds otherwise: the last bit decides a draw.
+        for c in group:
+            unfilled += 1 - have[c] / want[c]
+        return unfilled, ratios[part]
 
     chosen = {}
     for group in sorted(shuffled(members, seed, purpose), key=lambda g: -len(members[g])):

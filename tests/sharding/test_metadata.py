@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 
 import pytest
@@ -28,7 +29,11 @@ def test_the_count_is_the_expected_quantity_whatever_the_products_add_up_to() ->
         (b"", "not JSON"),
         (b'{"EXPECTED_QUANTITY": 3, "BIN_FC', "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested deeper"),
+        (b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}", "nested deeper"),
+        (gzip.compress(b"{}"), "compressed with gzip"),
+        (b'{"BIN_FCSKU_DATA": {"\\ud83d": {}}, "EXPECTED_QUANTITY": 2}', "lone surrogate"),
+        (b'{"BIN_FCSKU_DATA": {"\xed\xa0\xbd": {}}, "EXPECTED_QUANTITY": 2}', "lone surrogate"),
         (b"[3]", "not a JSON object"),
         (b'{"BIN_FCSKU_DATA": {}}', "no EXPECTED_QUANTITY"),
         (b'{"BIN_FCSKU_DATA": {}, "EXPECTED_QUANTITY": -1}', "-1, below zero"),
@@ -46,6 +51,22 @@ def test_bad_metadata_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadMetadata, match=r"^[^\n]+$") as caught:
         parse_metadata(data)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(("levels", "good"), [(198, True), (199, False)])
+def test_how_deep_a_file_may_be_does_not_depend_on_who_reads_it(levels: int, good: bool) -> None:
+    deep = b"[" * levels + b"]" * levels
+    data = b'{"BIN_FCSKU_DATA": {"B1": ' + deep + b'}, "EXPECTED_QUANTITY": 1}'
+
+    def read(frames: int) -> bool:
+        if frames:
+            return read(frames - 1)
+        try:
+            return parse_metadata(data).count == 1
+        except BadMetadata:
+            return False
+
+    assert read(0) == read(500) == good
 
 
 @given(st.binary(max_size=200))
