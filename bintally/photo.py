@@ -2,18 +2,21 @@
 
 Every photo is decoded before it is written: the GPU decoder cannot skip a bad one, which ends the
 whole run. So what is doubtful is found here, with libjpeg-turbo told to take no warning lightly.
-A good photo's bytes are kept as they are, unless it is grey, CMYK, rotated by its EXIF data, or is
-to be resized.
+A good photo's bytes are kept as they are, unless it is grey, CMYK, of a sampling that not every
+decoder knows, rotated by its EXIF data, or is to be resized. Whatever a photo holds, it is good or
+a `BadPhoto` that says why.
 """
 
 from __future__ import annotations
 
-import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bintally.command import UsageError
+from bintally.jpeg import JPEG, START_OF_SCAN, orientation, read_frame, what_is
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +37,9 @@ __all__ = [
 
 MAX_PIXELS = 50_000_000
 """A larger photo is refused by its header, before its pixels would fill the memory."""
+
+LONGEST_SIDE = 4096
+"""Of a photo that is stored resized: 50 MB of pixels, while every thread of a build has one."""
 
 QUALITY = 95
 """Of a photo that had to be encoded again; at 90 the mean error grows from 1.6 to 2.0 of 255."""
@@ -65,6 +71,8 @@ class Header:
     height: int
     colorspace: str
     """As libjpeg-turbo calls it: `YCbCr`, `Gray`, `CMYK`, …"""
+    rarity: str | None = None
+    """What not every decoder knows: arithmetic coding, or 4:4:1 sampling."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,18 @@ class Resize:
         """Reads `--resize`: `256` is the short side, `224x224` the exact size, `` is none."""
         if not text:
             return None
-        if match := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text):
-            first, second = match.groups()
-            return cls(int(first), int(second)) if second else cls(short=int(first))
-        raise UsageError(f"--resize {text}: write 256 for the short side, or 224x224")
+        match = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
+        if match is None:
+            raise UsageError(f"--resize {text}: write 256 for the short side, or 224x224")
+        sides = [side for side in match.groups() if side is not None]
+        # Of a number with thousands of digits Python makes no int.
+        if any(len(side) > 9 or int(side) > LONGEST_SIDE for side in sides):
+            raise UsageError(
+                f"--resize {text[:30]}: at most {LONGEST_SIDE:,} pixels a side, for dozens of "
+                "photos are in memory at a time; to keep photos as they are, leave --resize out"
+            )
+        first, *second = map(int, sides)
+        return cls(first, *second) if second else cls(short=first)
 
     def of(self, width: int, height: int) -> tuple[int, int]:
         """The size to store for a photo. By its short side a photo is never enlarged."""
@@ -95,6 +111,19 @@ class Resize:
         return round(width * self.short / shorter), round(height * self.short / shorter)
 
 
+@contextmanager
+def _as_bad_photo() -> Iterator[None]:
+    """Around the work on one photo: what surprises there is the photo's fault, and names it."""
+    try:
+        yield
+    except (BadPhoto, MemoryError, ImportError):
+        raise  # The latter two are the machine's.
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise BadPhoto(f"photo cannot be read: {type(error).__name__}: {lines[0]}") from error
+
+
+@_as_bad_photo()
 def read_header(data: bytes) -> Header:
     """Reads a JPEG's header, in microseconds. Raises `BadPhoto` for what is none."""
     import simplejpeg
@@ -102,12 +131,32 @@ def read_header(data: bytes) -> Header:
     if not data:
         raise BadPhoto("photo has zero bytes")
     if not data.startswith(JPEG):
-        raise BadPhoto("photo is not a JPEG")
+        raise BadPhoto(f"photo is {what_is(data)}, not a JPEG")
+    if data.count(START_OF_SCAN) > MAX_SCANS:
+        raise BadPhoto(f"photo has more than {MAX_SCANS} scans")
+    frame = read_frame(data)
+    if frame is not None and frame.complaint is not None:
+        raise BadPhoto(f"photo {frame.complaint}")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     except ValueError as error:
+        if frame is not None and (sampling := frame.rare_sampling) is not None:
+            raise BadPhoto(
+                f"photo has the sampling {sampling}, which libjpeg-turbo does not decode"
+            ) from error
         raise BadPhoto(f"photo has a damaged header: {error}") from error
-    return Header(width, height, colorspace)
+    except KeyError:
+        # simplejpeg decodes 4:4:1, and has no name for it.
+        if frame is None:
+            raise
+        colorspace = "CMYK" if len(frame.sampling) == 4 else "YCbCr"
+        return Header(frame.width, frame.height, colorspace, "4:4:1 sampling")
+    arithmetic = frame is not None and frame.is_arithmetic
+    return Header(width, height, colorspace, "arithmetic coding" if arithmetic else None)
+
+
+MAX_SCANS = 100
+"""A progressive JPEG has ten scans or so. Each is a pass over all pixels, for a few bytes."""
 
 
 def check_photo(data: bytes) -> Header:
@@ -122,6 +171,10 @@ def check_photo(data: bytes) -> Header:
     return header
 
 
+CMYK = ("CMYK", "YCCK")
+
+
+@_as_bad_photo()
 def _decode_strictly(data: bytes, header: Header, **how: Any) -> NDArray[np.uint8]:
     import simplejpeg
 
@@ -134,8 +187,26 @@ def _decode_strictly(data: bytes, header: Header, **how: Any) -> NDArray[np.uint
     return pixels
 
 
-JPEG = b"\xff\xd8"
-CMYK = ("CMYK", "YCCK")
+def stored(data: bytes, header: Header) -> bytes:
+    """The bytes that a shard would hold for a photo, so that it is counted as it is trained on.
+
+    An ordinary photo's own. Raises `BadPhoto` where another one does not decode.
+    """
+    return prepare_photo(data, None).data if _changes(data, header) else data
+
+
+def _changes(data: bytes, header: Header) -> list[str]:
+    """What has to be done to a photo so that every decoder reads it alike."""
+    changes = []
+    if header.colorspace == "Gray":
+        changes.append("grey, stored as RGB")
+    elif header.colorspace in CMYK:
+        changes.append(f"{header.colorspace}, stored as RGB")
+    if header.rarity is not None:
+        changes.append(f"{header.rarity}, encoded again")
+    if orientation(data) != 1:
+        changes.append("rotated as its EXIF says")
+    return changes
 
 
 def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
@@ -143,28 +214,16 @@ def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
 
     Raises `BadPhoto` as `check_photo` does.
     """
-    from PIL import Image
-
     header = read_header(data)
-    notes = []
-    if header.colorspace == "Gray":
-        notes.append("grey, stored as RGB")
-    elif header.colorspace in CMYK:
-        notes.append(f"{header.colorspace}, stored as RGB")
-    if _turned(data):
-        notes.append("rotated as its EXIF says")
-    if notes or resize is None:
+    changes = _changes(data, header)
+    if not changes and resize is None:
         check_photo(data)
-        if not notes:
-            return Photo(data, header.width, header.height, None)
-        upright = _decode(data)
-    else:
-        # To decode it whole is to check it.
-        upright = Image.fromarray(_decode_strictly(data, header))
+        return Photo(data, header.width, header.height, None)
+    upright = _decode(data, header)
     width, height = upright.size
     if resize is not None:
         upright = _resized(upright, resize.of(width, height))
-    return Photo(_encode(upright), width, height, "; ".join(notes) or None)
+    return Photo(_encode(upright), width, height, "; ".join(changes) or None)
 
 
 def _encode(photo: Image.Image) -> bytes:
@@ -177,52 +236,31 @@ def _encode(photo: Image.Image) -> bytes:
     return encoded
 
 
-def _has_exif(data: bytes) -> bool:
-    """Whether one of the segments before the first scan of a whole JPEG holds EXIF data."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
-        if data[at + 1] == 0xFF:  # A marker may have any number of these before it.
-            at += 1
-            continue
-        if data.startswith(b"Exif\0\0", at + 4):
-            return True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+def _decode(data: bytes, header: Header) -> Image.Image:
+    """An upright RGB image without metadata. To decode it whole is to check it."""
+    from PIL import Image
+
+    if header.colorspace in CMYK:
+        # Adobe's convention, which all programs follow: 255 is no ink.
+        inks = 255 - _decode_strictly(data, header, colorspace="CMYK")
+        size = (header.width, header.height)
+        photo = Image.frombytes("CMYK", size, inks.tobytes()).convert("RGB")
+    else:
+        photo = Image.fromarray(_decode_strictly(data, header))
+    turn = (None, *TURNS)[orientation(data) - 1]
+    return photo if turn is None else photo.transpose(Image.Transpose[turn])
 
 
-START_OF_SCAN = 0xDA
-
-
-def stored(data: bytes, header: Header) -> bytes:
-    """The bytes that a shard would hold for a photo, so that it is counted as it is trained on.
-
-    An ordinary photo's own. Raises `BadPhoto` where another one does not decode.
-    """
-    ordinary = header.colorspace != "Gray" and header.colorspace not in CMYK
-    return data if ordinary and not _turned(data) else prepare_photo(data, None).data
-
-
-def _turned(data: bytes) -> bool:
-    # Most photos have no EXIF at all, and need no second look.
-    return _has_exif(data) and _orientation(data) != 1
-
-
-def _orientation(data: bytes) -> int:
-    from PIL import ExifTags, Image
-
-    with Image.open(io.BytesIO(data)) as photo:
-        value = photo.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if value in range(1, 9) else 1
-
-
-def _decode(data: bytes) -> Image.Image:
-    """An upright RGB image without metadata."""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(data)) as photo:
-        photo.load()
-        upright = ImageOps.exif_transpose(photo).convert("RGB")
-    return Image.frombytes("RGB", upright.size, upright.tobytes())
+TURNS = (
+    "FLIP_LEFT_RIGHT",
+    "ROTATE_180",
+    "FLIP_TOP_BOTTOM",
+    "TRANSPOSE",
+    "ROTATE_270",
+    "TRANSVERSE",
+    "ROTATE_90",
+)
+"""What makes a photo of orientation 2 to 8 upright."""
 
 
 def _resized(photo: Image.Image, size: tuple[int, int]) -> Image.Image:

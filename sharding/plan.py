@@ -46,8 +46,8 @@ class Options:
     shard_samples: int = 1000
     """Samples in a shard; the last one of a split holds the rest."""
     resize: str = ""
-    """Store photos smaller: 256 for the short side, 224x224 for that very size. Encoded again at
-    JPEG quality 95; as they are if not given."""
+    """Store photos smaller: 256 for the short side, 224x224 for that very size, up to 4096 pixels a
+    side. Encoded again at JPEG quality 95; as they are if not given."""
     seed: int = 0
 
     def check(self) -> None:
