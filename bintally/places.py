@@ -16,6 +16,7 @@ from pathlib import Path
 from bintally.command import UsageError, WorkError
 
 __all__ = [
+    "LOCK",
     "Entry",
     "Folder",
     "ObjectChanged",
@@ -27,6 +28,8 @@ __all__ = [
 
 TEMPORARY_SUFFIX = ".bintally-tmp"
 """Nobody else's files are called so, and these may be removed."""
+LOCK = ".bintally-lock"
+"""What `bintally.lease` writes into a place that is being written to: no part of what it holds."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Place(ABC):
 
     @abstractmethod
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """The objects whose path is below the folder `prefix`, in no particular order."""
+        """The objects whose path is below the folder `prefix`, in no particular order, but for
+        `LOCK` and what is being written."""
 
     @abstractmethod
     def get(self, path: str) -> bytes:
@@ -150,7 +154,7 @@ class Folder(Place):
             for entry in children:
                 if entry.is_dir():
                     pending.append(Path(entry.path))
-                elif not entry.name.endswith(TEMPORARY_SUFFIX):
+                elif not entry.name.endswith(TEMPORARY_SUFFIX) and entry.name != LOCK:
                     path = Path(entry.path).relative_to(self.root).as_posix()
                     stat = entry.stat()
                     yield Entry(path, stat.st_size, f"{stat.st_mtime_ns:x}")

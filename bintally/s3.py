@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from bintally.command import UsageError, WorkError
-from bintally.places import Entry, ObjectChanged, Place
+from bintally.places import LOCK, Entry, ObjectChanged, Place
 
 if TYPE_CHECKING:
+    from obstore import PutMode
     from obstore.store import S3Config, S3Store
 
 __all__ = ["S3Prefix"]
@@ -43,6 +44,7 @@ LISTERS = 16
 DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "status code: 403")
 PUSHED_BACK = ("status code: 503", "SlowDown", "status code: 429")
 FINAL = ("NoSuchBucket", "status code: 301", "status code: 400", "status code: 405", *DENIED)
+NOT_IMPLEMENTED = "status code: 501"
 TRANSIENT = "RequestTimeout"
 """The one 400 that asks for another try."""
 
@@ -186,7 +188,8 @@ class S3Prefix(Place):
                 for item in page:
                     if last is not None and item["path"] > last:
                         return found
-                    found.append(Entry(item["path"], item["size"], item["e_tag"] or ""))
+                    if item["path"] != LOCK:
+                        found.append(Entry(item["path"], item["size"], item["e_tag"] or ""))
                 if most is not None and len(found) >= most:
                     return found[:most]
             return found
@@ -218,6 +221,38 @@ class S3Prefix(Place):
         # Of one piece the length is known: a small one takes a single request then, and not three.
         data = pieces[0] if len(pieces) == 1 else pieces
         self._persist(lambda: self._store.put(path, data), path)
+
+    def get_version(self, path: str) -> tuple[bytes, str]:
+        """An object's bytes and its version, for `put_if`; `FileNotFoundError` if there is none."""
+
+        def got() -> tuple[bytes, str]:
+            answer = self._store.get(path)
+            return answer.bytes().to_bytes(), answer.meta["e_tag"] or ""
+
+        return self._persist(got, path)
+
+    def put_if(self, path: str, data: bytes, version: str | None) -> str | None:
+        """Writes an object if it is still of `version`, or, with None, if there is none.
+
+        Returns its new version; None if it was not so. A server that does not know conditions
+        writes it in any case.
+        """
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+        mode: PutMode = "create" if version is None else {"e_tag": version}
+
+        def put() -> str | None:
+            try:
+                answer = self._store.put(path, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return None
+            except BaseError as error:
+                if NOT_IMPLEMENTED not in str(error):
+                    raise
+                answer = self._store.put(path, data)
+            return answer["e_tag"] or ""
+
+        return self._persist(put, path)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
