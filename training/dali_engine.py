@@ -6,7 +6,7 @@ what it does best. Outputs reach PyTorch through DLPack without a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from training.engine import DecodeError
@@ -51,21 +51,19 @@ class DaliEngine:
         self._device = device
         self._batch_size = batch_size
         self._threads = threads
-        self._source: Iterator[tuple[list[Any], Any]] = iter(())
-        self._pipeline: Any = None
+        self._idle: _Fed | None = None
 
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
         """See `Engine.run`."""
         import torch
         from torch.utils.dlpack import from_dlpack
 
-        self._source = ((list(photos), flips.astype("int32")) for photos, flips in batches)
-        if self._pipeline is None:
-            self._pipeline = self._build()
-        pipeline = self._pipeline
         # Should this run end early, by an error or because nobody asks for the rest, what the
-        # pipeline has begun must not come out of the next one.
-        self._pipeline = None
+        # pipeline has begun must not come out of the next one; and another run may begin before
+        # this one is over. So the pipeline is this run's own until it is through.
+        fed, self._idle = self._idle or _Fed(self._build), None
+        fed.source = ((list(photos), flips.astype("int32")) for photos, flips in batches)
+        pipeline = fed.pipeline
         pipeline.reset()
         # On a GPU, what DALI has queued is ordered before the stream that the model runs on.
         stream = torch.cuda.current_stream() if self._device.type == "cuda" else None
@@ -74,7 +72,7 @@ class DaliEngine:
             try:
                 (images,) = pipeline.share_outputs(cuda_stream=stream)
             except StopIteration:
-                self._pipeline = pipeline
+                self._idle = fed
                 return
             except RuntimeError as error:
                 raise DecodeError(str(error)) from error
@@ -85,7 +83,7 @@ class DaliEngine:
             pipeline.schedule_run()
             yield batch
 
-    def _build(self) -> Any:
+    def _build(self, feed: Callable[[], tuple[list[Any], Any]]) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
         size = self._preprocessing.image_size
@@ -100,7 +98,7 @@ class DaliEngine:
         )
         def pipeline() -> Any:
             photos, mirror = fn.external_source(
-                source=lambda: next(self._source),
+                source=feed,
                 num_outputs=2,
                 dtype=[types.UINT8, types.INT32],
                 ndim=[1, 0],
@@ -126,3 +124,11 @@ class DaliEngine:
         built = pipeline()
         built.build()
         return built
+
+
+class _Fed:
+    """A pipeline, and what it is fed with."""
+
+    def __init__(self, build: Callable[[Callable[[], tuple[list[Any], Any]]], Any]) -> None:
+        self.source: Iterator[tuple[list[Any], Any]] = iter(())
+        self.pipeline: Any = build(lambda: next(self.source))

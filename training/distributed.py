@@ -47,6 +47,16 @@ class Process:
             dist.all_reduce(values)
         return values
 
+    def average(self, values: Sequence[torch.Tensor]) -> None:
+        """Makes each of `values` the mean of all processes'. In place, on all to the same bits."""
+        if self.world_size == 1 or not values:
+            return
+        mean = self.sum(torch.cat([value.flatten() for value in values])) / self.world_size
+        begin = 0
+        for value in values:
+            value.copy_(mean[begin : begin + value.numel()].view_as(value))
+            begin += value.numel()
+
     def wait(self) -> None:
         """Returns when all processes have come here."""
         if self.world_size > 1:

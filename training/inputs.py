@@ -89,7 +89,7 @@ class PhotoInputs:
             self._classes,
             self._engine,
             self._process,
-            batch_size=self._config.batch_size,
+            batch_size=self.order.largest_part,
             precision=self._precision,
             pause=pause,
         )
@@ -137,7 +137,7 @@ class FeatureInputs:
         if self._validation is None:
             return None
         values, labels = self._validation
-        process, size = self._process, self._config.batch_size
+        process, size = self._process, self.order.largest_part
 
         def batches() -> Iterator[Batch]:
             for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):

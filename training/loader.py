@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from bintally.command import WorkError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["Batch", "TrainingLoader", "load"]
+__all__ = ["Batch", "TrainingLoader", "load", "stand_in"]
 
 
 @dataclass(frozen=True)
@@ -102,27 +101,35 @@ def load(
     *,
     whole_order: Indices | None = None,
     replaced: dict[int, int] | None = None,
+    left_out: set[int] | None = None,
 ) -> Iterator[Batch]:
     """The batches of `order`, each an array of sample indices; `flips` says which are mirrored.
 
     `whole_order` is what shards that are streamed are brought by; without it, by the split's own
     order. With `replaced`, a photo that does not decode is noted there, and the next of its shard
-    comes in its place; else `WorkError`, naming shard and sample, is raised.
+    comes in its place, mirrored where it would have been; with `left_out` it is noted there, and
+    nothing does. Else `WorkError`, naming shard and sample, is raised.
     """
     import numpy as np
     import torch
 
     source = iter(order)
-    ahead: deque[Indices] = deque()
-    again: list[Indices] = []
+    again: deque[Indices] = deque()
+    """Batches that an engine had begun when it met a bad photo."""
+    ahead: deque[tuple[Indices, Indices]] = deque()
+    """Those that are on their way: as they were asked for, and with what comes in their place."""
 
     def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
-        for indices in chain(again, source):
-            taken = indices
+        while (wanted := again.popleft() if again else next(source, None)) is not None:
+            if left_out:
+                wanted = wanted[~np.isin(wanted, [*left_out])]
+                if not len(wanted):
+                    continue
+            taken = wanted
             if replaced:
-                taken = np.array([replaced.get(int(i), int(i)) for i in indices], np.int64)
-            ahead.append(taken)
-            mirrored = np.zeros(len(indices), bool) if flips is None else flips(indices)
+                taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
+            ahead.append((wanted, taken))
+            mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
             yield [samples.photo(i) for i in taken], mirrored
 
     samples.follow(np.arange(len(samples)) if whole_order is None else whole_order)
@@ -136,28 +143,29 @@ def load(
                     waited_s = time.monotonic() - asked
                     if batch is None:
                         return
-                    indices = ahead.popleft()
+                    _, indices = ahead.popleft()
                     labels = torch.tensor(samples.labels(indices, classes))
                     yield Batch(
                         indices, batch, labels.to(batch.device, non_blocking=True), waited_s
                     )
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
-                bad = _first_bad(samples, ahead)
+                bad = _first_bad(samples, (taken for _, taken in ahead))
                 if bad is None:
                     raise WorkError(f"the engine failed: {error}") from error
-                if replaced is None:
+                told = f"{samples.where(bad)}: the photo does not decode"
+                if left_out is not None:
+                    left_out.add(bad)
+                    say(f"{told}; it is left out")
+                elif replaced is not None:
+                    replaced[bad] = stand_in(samples, bad)
+                    say(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
+                else:
                     raise WorkError(
-                        f"{samples.where(bad)}: the photo does not decode; it was whole when it "
-                        "was written: `python -m sharding verify` lists all damage, and "
-                        "--on-bad-sample skip trains without it"
+                        f"{told}; it was whole when it was written: `python -m sharding verify` "
+                        "lists all damage, and --on-bad-sample skip goes on without it"
                     ) from error
-                replaced[bad] = _stand_in(samples, bad)
-                say(
-                    f"{samples.where(bad)}: the photo does not decode; "
-                    f"{samples.ids[replaced[bad]]} comes in its place"
-                )
-                again = [np.where(batch == bad, replaced[bad], batch) for batch in ahead]
+                again.extendleft(wanted for wanted, _ in reversed(ahead))
                 ahead.clear()
     finally:
         samples.follow(np.empty(0, np.int64))
@@ -171,7 +179,7 @@ def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:
     return None
 
 
-def _stand_in(samples: Samples, bad: int) -> int:
+def stand_in(samples: Samples, bad: int) -> int:
     """The next sample of the same shard that decodes: the same on every rank and in every run."""
     candidate = samples.neighbour(bad)
     while candidate != bad:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,7 +29,15 @@ from training.order import step_seed
 __all__ = ["Loop", "Position", "Step", "Watcher"]
 
 SUMS = ("loss", "correct", "samples")
+STATISTICS = ("running_mean", "running_var")
+"""What networks call the statistics that they gather in training and use after it."""
 VALIDATED = ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
+
+
+OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers": False}
+"""Has DDP leave buffers alone, which it would send around before each forward pass."""
+if not OWN_BUFFERS.keys() <= signature(DistributedDataParallel).parameters.keys():
+    OWN_BUFFERS = {"broadcast_buffers": False}  # As older versions of PyTorch call it.
 
 
 @dataclass
@@ -99,6 +108,11 @@ class Loop:
         self.average = Average(model, config.ema, only_head) if config.ema else None
         self.evaluation: Evaluation | None = None
         """The last validation."""
+        self._statistics = [
+            buffer
+            for name, buffer in model.named_buffers()
+            if name.rpartition(".")[2] in STATISTICS
+        ]
         self._classes = classes
         self._baseline_count = most_frequent_count(class_counts)
         self._loss = make_loss(config, classes, class_counts, process.device)
@@ -120,8 +134,8 @@ class Loop:
                 self._trained = DistributedDataParallel(
                     part,
                     device_ids=[self.process.device] if cuda else None,
-                    # A frozen backbone's buffers never change: there is nothing to send around.
-                    forward_sync_buffers=not frozen,
+                    # BatchNorm's statistics are agreed on after each step; no other buffer changes.
+                    **OWN_BUFFERS,
                     gradient_as_bucket_view=True,
                     # It cannot tell the parts of a step from steps.
                     static_graph=self.config.accumulate == 1,
@@ -252,6 +266,10 @@ class Loop:
             group["lr"] = lr * group.get("scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if not self.model.frozen:
+            # Each process has seen other photos. Agreed on after every step, as timm does after an
+            # epoch, a checkpoint is what is validated, whenever it is written and by whom.
+            process.average(self._statistics)
         if self.average is not None:
             self.average.update(done)
         return loss / sum(len(batch.indices) for batch in parts)

@@ -146,6 +146,11 @@ class TrainingOrder:
         """Of an epoch."""
         return steps(self.num_samples, self.batch_size)
 
+    @property
+    def largest_part(self) -> int:
+        """The most samples that any rank takes at a time."""
+        return -(-self.batch_size // (self.world_size * self.parts))
+
     def epoch(self, epoch: int) -> Indices:
         """The whole order of an epoch, all ranks together."""
         return epoch_order(

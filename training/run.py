@@ -60,15 +60,6 @@ class Run(Watcher):
         self.writer = CheckpointWriter(open_place(config.run), mirror)
         earlier = find_earlier(config, dataset.sha256, process)
         self.model, self.preprocessing = self._build(earlier)
-        largest = max(config.batch_size, BATCH_SIZE if config.uses_features else 0)
-        self.precision = precision_type(config.precision, process.device)
-        self.engine: Engine = make_engine(
-            config.engine,
-            self.preprocessing,
-            process.device,
-            largest,
-            half=self.precision != torch.float32,
-        )
         balanced = config.balance == "order"
         self.order = TrainingOrder(
             len(train),
@@ -79,6 +70,14 @@ class Run(Watcher):
             process.rank,
             process.world_size,
             config.accumulate,
+        )
+        self.precision = precision_type(config.precision, process.device)
+        self.engine: Engine = make_engine(
+            config.engine,
+            self.preprocessing,
+            process.device,
+            max(self.order.largest_part, BATCH_SIZE if config.uses_features else 0),
+            half=self.precision != torch.float32,
         )
         self._announce()
         self.loop = self._make_loop(earlier)

@@ -81,8 +81,14 @@ class Samples:
         return self._part("jpg", index)
 
     def count(self, index: int) -> int:
-        """The number of items in the bin."""
-        return int(self._part("cls", index).tobytes())
+        """The number of items in the bin. Raises `WorkError` where it is none any more."""
+        text = self._part("cls", index).tobytes()
+        if not text.isdigit():
+            raise WorkError(
+                f"{self.where(index)}: its count is no number; it was one when it was written: "
+                "`python -m sharding verify` lists all damage"
+            )
+        return int(text)
 
     def where(self, index: int) -> str:
         """How an error names a sample."""

@@ -116,6 +116,22 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(engine: Engine, shard
     assert not any(torch.equal(a, b) for a, b in pairwise(images))
 
 
+def test_a_run_may_begin_and_end_while_another_is_open(engine: Engine, shards: Path) -> None:
+    """As a validation does in the middle of an epoch."""
+    samples, others = open_samples(shards), open_samples(shards, "validation")
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    expected = [b.images.clone() for b in load(samples, range(6), engine, order)]
+    (among,) = [b.images.clone() for b in load(others, range(6), engine, [np.arange(9)])]
+    seen = []
+    for number, batch in enumerate(load(samples, range(6), engine, order)):
+        seen.append(batch.images.clone())
+        if number in (0, 4):
+            (validated,) = load(others, range(6), engine, [np.arange(9)])
+            assert torch.equal(validated.images, among)
+    assert len(seen) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
 def test_a_photo_that_does_not_decode_is_named(
     engine: Engine, shards: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from tests.conftest import REPOSITORY, Command, copy
 from training.checkpoint import read_checkpoint
 from training.config import FitConfig
 from training.fit import fit
+from training.measure import measure
 
 SMALL: dict[str, Any] = {
     "backbone": "timm:test_resnet",
@@ -178,6 +179,31 @@ def test_any_number_of_processes_evaluates_to_the_same_sums(
         assert several["samples"] % 7, "no batch size divides it"
         assert several["confusion_matrix"] == one["confusion_matrix"]
         assert several["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_what_two_processes_validate_is_what_their_checkpoint_holds(
+    shards: Path, tmp_path: Path
+) -> None:
+    """Each has seen other photos, and has BatchNorm statistics of its own, if nobody sees to it."""
+    config = settings(shards, tmp_path / "run")
+    result = torchrun(2, "training", "fit", *arguments(config), "--ema", "0.5", "--accumulate", "2")
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    lines = [json.loads(line) for line in (config.run / "metrics.jsonl").open()]
+    checkpoint, _ = read_checkpoint(config.run / "best.pt")
+    # The batches of a validation, which decide its last bit: 16 photos in 2 × 2 parts.
+    measured, _ = measure(
+        config.run / "best.pt",
+        config.shards,
+        "validation",
+        tmp_path,
+        batch_size=4,
+        precision="fp32",
+    )
+    for found in (evaluation(config.run), measured):
+        assert found is not None
+        line = lines[checkpoint.epoch - 1]["validation"]
+        assert line == {name: found[name] for name in line}
 
 
 def test_two_processes_train_on_the_batches_of_one(

@@ -180,6 +180,27 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
     assert sorted(seen[0] + seen[1]) == sorted(expected)
 
 
+def test_a_stand_in_is_mirrored_alike_at_its_first_meeting_and_later(
+    damaged: tuple[Path, list[int]],
+) -> None:
+    samples = open_samples(damaged[0])
+    engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
+    for seed in range(4):
+        order = TrainingOrder(len(samples), 4, seed)
+        loader = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        first = [(b.indices, b.images.clone()) for b in loader]
+        loader.load_state_dict({"epoch": 0, "step": 0})
+        assert loader.replaced, "they are known now"
+        later = [(b.indices, b.images.clone()) for b in loader]
+        # A resumed run meets them for the first time, in the middle.
+        resumed = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        resumed.load_state_dict({"epoch": 0, "step": 5})
+        rest = [(b.indices, b.images.clone()) for b in resumed]
+        for (i, a), (j, b) in zip(first + rest, later + later[5:], strict=True):
+            assert i.tolist() == j.tolist()
+            assert torch.equal(a, b)
+
+
 def test_a_bad_photo_ends_training_where_that_is_asked_for(
     damaged: tuple[Path, list[int]],
 ) -> None:
