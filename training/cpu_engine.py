@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,8 +46,6 @@ class CpuEngine:
         """With `half`, batches on a GPU are float16."""
         import numpy as np
 
-        self._half = half
-
         self._preprocessing = preprocessing
         self._device = device
         self._threads = threads
@@ -60,7 +59,9 @@ class CpuEngine:
             # written as a byte is cut off, hence the half.
             self._scale = np.ones(4, np.float32)
             self._shift = np.full(4, 0.5, np.float32)
-        self._buffers: list[NDArray[Any]] = []
+        self._upload = None if device.type == "cpu" else _Upload(preprocessing, device, half)
+        self._free: list[NDArray[Any]] = []
+        """Memory that no batch uses any more."""
         self._thread = threading.local()
 
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
@@ -95,7 +96,7 @@ class CpuEngine:
         self, pool: ThreadPoolExecutor, photos: Photos, flips: NDArray[np.bool_]
     ) -> tuple[NDArray[Any], list[Future[None]]]:
         size = self._preprocessing.image_size
-        images = self._free(len(photos) * size * size * 3).reshape(len(photos), size, size * 3)
+        images = self._memory((len(photos), size, size * 3))
         # All threads work on a batch. Where the model computes on the same cores, in equal parts,
         # one thread alone would hold up one part, and so all of them.
         task = min(TASK, -(-len(photos) // self._threads))
@@ -143,27 +144,64 @@ class CpuEngine:
 
         size = self._preprocessing.image_size
         batch = torch.from_numpy(images).view(len(images), size, size, 3).permute(0, 3, 1, 2)
-        if self._device.type == "cpu":
-            return batch
-        mean, std = (
-            torch.tensor(values, device=self._device).view(1, 3, 1, 1) * 255
-            for values in (self._preprocessing.mean, self._preprocessing.std)
-        )
-        normalised = (batch.to(self._device) - mean) / std
-        return normalised.half() if self._half else normalised
+        return batch if self._upload is None else self._upload(batch)
 
-    def _free(self, length: int) -> NDArray[Any]:
-        """Memory that no batch uses any more, or new memory.
+    def _memory(self, shape: tuple[int, int, int]) -> NDArray[Any]:
+        """An array in memory that no batch uses any more, or in new memory.
 
         New memory would come page by page, each cleared by the kernel: a third of the time of all.
         """
         import numpy as np
 
-        for buffer in self._buffers:
-            # The list, the loop and the question have a reference each; a batch has another.
-            if sys.getrefcount(buffer) == 3 and len(buffer) >= length:
-                return buffer[:length]
-        kind = np.float32 if self._device.type == "cpu" else np.uint8
-        self._buffers = [b for b in self._buffers if sys.getrefcount(b) > 3 or len(b) >= length]
-        self._buffers.append(np.empty(length, kind))
-        return self._buffers[-1][:length]
+        length = math.prod(shape)
+        while self._free:
+            buffer = self._free.pop()
+            if len(buffer) >= length:
+                break
+        else:
+            on_cpu = self._upload is None
+            buffer = np.empty(length, np.float32) if on_cpu else _pinned(length)
+        images = buffer[:length].reshape(shape)
+        # Whoever has the batch, or any part of it, keeps this very array alive: PyTorch holds it.
+        weakref.finalize(images, self._free.append, buffer).atexit = False
+        return images
+
+
+class _Upload:
+    """Brings batches to the GPU while the model computes, and normalises them there."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device, half: bool) -> None:
+        import torch
+
+        self._device = device
+        self._type = torch.float16 if half else torch.float32
+        self._stream = torch.cuda.Stream(device)
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self._on_their_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+        """What the GPU may still be reading from this machine's memory."""
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, size, size) bytes in pinned memory, to what an engine yields."""
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            pixels = batch.to(self._device, non_blocking=True)
+            copied = self._stream.record_event()
+        self._on_their_way.append((copied, batch))
+        while self._on_their_way and self._on_their_way[0][0].query():
+            self._on_their_way.popleft()
+        model_stream = torch.cuda.current_stream(self._device)
+        model_stream.wait_event(copied)
+        pixels.record_stream(model_stream)
+        return pixels.sub(self._mean).div_(self._std).to(self._type)
+
+
+def _pinned(length: int) -> NDArray[np.uint8]:
+    """Memory that a GPU reads by itself, without a copy and without anybody waiting for it."""
+    import torch
+
+    memory: NDArray[np.uint8] = torch.empty(length, dtype=torch.uint8, pin_memory=True).numpy()
+    return memory

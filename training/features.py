@@ -43,7 +43,7 @@ BATCH_SIZE = 64
 depend on the batch that a photo is in."""
 CHUNK = 8 * BATCH_SIZE
 """Photos whose features are written at a time."""
-FORMAT = "bintally-features/1"
+FORMAT = "bintally-features/2"
 
 
 @dataclass(frozen=True)

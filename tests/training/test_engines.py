@@ -132,6 +132,25 @@ def test_a_run_may_begin_and_end_while_another_is_open(engine: Engine, shards: P
     assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
 
 
+def test_what_is_kept_of_a_batch_stays_as_it_is(engine: Engine, shards: Path) -> None:
+    """One photo, sliced out of the batch: its memory must not be given to the next ones."""
+    samples = open_samples(shards)
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    kept, wanted = [], []
+    for batch in load(samples, range(6), engine, order):
+        kept.append(batch.images[1])
+        wanted.append(batch.images[1].clone())
+    assert all(torch.equal(a, b) for a, b in zip(kept, wanted, strict=True))
+
+
+def test_the_memory_of_batches_that_are_gone_is_used_again(shards: Path) -> None:
+    samples = open_samples(shards)
+    engine = CpuEngine(PREPROCESSING, CPU, threads=1)
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    places = {b.images.data_ptr() for _ in range(3) for b in load(samples, range(6), engine, order)}
+    assert len(places) < len(order)
+
+
 def test_a_photo_that_does_not_decode_is_named(
     engine: Engine, shards: Path, tmp_path: Path
 ) -> None:
