@@ -225,10 +225,11 @@ def precision_type(name: PrecisionName, device: torch.device) -> torch.dtype:
     import torch
 
     if name == "auto":
-        # Without such instructions a CPU emulates bf16, slower than it computes fp32.
-        able = device.type == "cuda" or any(
-            torch.cpu.get_capabilities().get(feature) for feature in CPU_BF16
-        )
+        # Without such instructions bf16 is emulated, slower than fp32.
+        if device.type == "cuda":
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            able = any(torch.cpu.get_capabilities().get(feature) for feature in CPU_BF16)
         name = "bf16" if able else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
 

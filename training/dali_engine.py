@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from training.engine import Photos
 
-__all__ = ["DaliEngine"]
+__all__ = ["HARDWARE_SHARE", "DaliEngine"]
 
 PREFETCH = 2
 """Batches decoded ahead of the model."""

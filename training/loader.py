@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ class Batch:
     """(batch, 3, size, size), channels_last, normalised, on the engine's device."""
     labels: torch.Tensor
     """(batch,) int64 class indices, on the same device."""
-    waited_s: float = 0.0
-    """How long it was waited for when it was asked for."""
 
 
 class TrainingLoader:
@@ -138,16 +135,12 @@ def load(
             images = engine.run(photos())
             try:
                 while True:
-                    asked = time.monotonic()
                     batch = next(images, None)
-                    waited_s = time.monotonic() - asked
                     if batch is None:
                         return
                     _, indices = ahead.popleft()
                     labels = torch.tensor(samples.labels(indices, classes))
-                    yield Batch(
-                        indices, batch, labels.to(batch.device, non_blocking=True), waited_s
-                    )
+                    yield Batch(indices, batch, labels.to(batch.device, non_blocking=True))
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
                 bad = _first_bad(samples, (taken for _, taken in ahead))

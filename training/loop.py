@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
@@ -25,6 +25,7 @@ from training.metrics import is_better, most_frequent_count
 from training.model import CountNet
 from training.optimization import Average, Schedule, make_optimizer
 from training.order import step_seed
+from training.waiting import Waiting
 
 __all__ = ["Loop", "Position", "Step", "Watcher"]
 
@@ -62,10 +63,8 @@ class Step:
     """Of the run, from 0."""
     loss: Tensor
     """() float64, on the device: the mean loss of this process's samples."""
-    waited_s: float
-    """How long the step stood still until its input was there."""
     seconds: float
-    """The wait included."""
+    """The wait for its input included."""
 
 
 class Watcher:
@@ -117,6 +116,8 @@ class Loop:
         self._baseline_count = most_frequent_count(class_counts)
         self._loss = make_loss(config, classes, class_counts, process.device)
         self._trained: nn.Module | None = None
+        self._forward: Callable[[Tensor], Tensor]
+        """What is trained, compiled where that was asked for."""
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=process.device)
 
     @property
@@ -125,21 +126,23 @@ class Loop:
         frozen = self.config.trainable == "head" or self.position.epoch < self.config.freeze_epochs
         if self._trained is None or frozen != self.model.frozen:
             self.model.freeze(frozen)
-            part = self.inputs.trained(self.model)
-            if self.config.compile:
-                part.compile()
-            self._trained = part
+            self._trained = self.inputs.trained(self.model)
             if self.process.world_size > 1:
                 cuda = self.process.device.type == "cuda"
                 self._trained = DistributedDataParallel(
-                    part,
+                    self._trained,
                     device_ids=[self.process.device] if cuda else None,
                     # BatchNorm's statistics are agreed on after each step; no other buffer changes.
                     **OWN_BUFFERS,
                     gradient_as_bucket_view=True,
                     # It cannot tell the parts of a step from steps.
-                    static_graph=self.config.accumulate == 1,
+                    static_graph=self.config.accumulate == 1 and not self.config.compile,
                 )
+            self._forward = self._trained
+            if self.config.compile:
+                # Around the processes' exchange, so that it goes on during the backward pass; and
+                # not the model itself, which evaluation gives batches of other sizes.
+                self._forward = torch.compile(self._trained)
         return self._trained
 
     def train_epoch(self, watcher: Watcher) -> dict[str, Any]:
@@ -153,26 +156,25 @@ class Loop:
         saved = [position.sums.get(name, 0.0) if process.is_first else 0.0 for name in SUMS]
         self._sums = torch.tensor(saved, dtype=torch.float64).to(process.device)
         began = last = time.monotonic()
-        waited = first_wait = 0.0
+        waiting = Waiting(process.device)
         batches = self.inputs.batches(position.epoch, first_step)
         with self._bar(first_step) as bar:
             for step in range(first_step, self.steps):
                 done = position.epoch * self.steps + step
-                parts, wait = self._next(batches)
+                with waiting:
+                    parts = [next(batches) for _ in range(config.accumulate)]
                 watcher.before_step(done)
                 loss = self._step(trained, parts, done, watcher)
                 position.step = step + 1
                 now = time.monotonic()
-                waited += wait
-                first_wait = first_wait or wait
-                watcher.after_step(Step(done, loss, wait, now - last))
+                watcher.after_step(Step(done, loss, now - last))
                 last = now
                 if bar is not None:
                     bar.update()
         if first_step < self.steps:
             next(batches, None)  # Lets the engine end its run, ready for the next.
         self.settle()
-        seconds = time.monotonic() - began
+        waited, seconds = waiting.seconds(), time.monotonic() - began
         images = (self.steps - first_step) * config.batch_size
         sums, done = position.sums, (position.epoch + 1) * self.steps
         return {
@@ -187,8 +189,6 @@ class Loop:
             "seconds": seconds,
             "images_per_s": images / seconds,
             "model_images_per_s": images / max(seconds - waited, 1e-9),
-            # The model has to wait for the first batch, so the loader is alone then.
-            "loader_images_per_s": config.batch_size / first_wait if first_wait else None,
             "data_wait_share": waited / seconds,
             "replaced_samples": int(
                 process.sum(torch.tensor(float(self.inputs.num_replaced), device=process.device))
@@ -230,12 +230,6 @@ class Loop:
         """Whether there is nothing left to train."""
         return self.position.epoch >= self.config.epochs or bool(self.stopped)
 
-    def _next(self, batches: Iterator[Batch]) -> tuple[list[Batch], float]:
-        """The parts of a step, and how long they were waited for."""
-        asked = time.monotonic()
-        parts = [next(batches) for _ in range(self.config.accumulate)]
-        return parts, time.monotonic() - asked
-
     def _step(
         self, trained: nn.Module, parts: Sequence[Batch], done: int, watcher: Watcher
     ) -> Tensor:
@@ -248,7 +242,7 @@ class Loop:
                 with torch.autocast(
                     process.device.type, self.precision, enabled=self.precision != torch.float32
                 ):
-                    logits = trained(batch.images).float()
+                    logits = self._forward(batch.images).float()
                 # DDP takes the mean over processes, whose parts of a batch may differ by a sample.
                 objective = self._loss(logits, batch.labels)
                 (objective * (process.world_size / config.batch_size)).backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,6 @@ the first process records.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -111,6 +110,7 @@ class MachineSampler:
 
     def __init__(self, records: Records, device: torch.device) -> None:
         self._records, self._device = records, device
+        self._can_ask_gpu = device.type == "cuda"
         self._end = threading.Event()
         self._before = _cpu_times()
 
@@ -132,12 +132,22 @@ class MachineSampler:
         self._before = now
         records.cpu.append(100 * busy / total if total > 0 else 0.0)
         records.memory_bytes.append(_memory_bytes())
-        if self._device.type == "cuda":
-            free, whole = torch.cuda.mem_get_info(self._device)
-            records.gpu_memory.append(100 * (1 - free / whole))
-            # Asks NVML; without nvidia-ml-py there is nobody to ask.
-            with contextlib.suppress(ModuleNotFoundError, RuntimeError):
-                records.gpu.append(float(torch.cuda.utilization(self._device)))
+        # What a GPU does before the first step is initialisation, which has a rule of its own.
+        if self._device.type == "cuda" and records.step_seconds:
+            # This process's: others may share the GPU.
+            whole = torch.cuda.get_device_properties(self._device).total_memory
+            records.gpu_memory.append(100 * torch.cuda.memory_reserved(self._device) / whole)
+            self._ask_gpu()
+
+    def _ask_gpu(self) -> None:
+        """Asks NVML how busy the GPU is, if it says so."""
+        if self._can_ask_gpu:
+            try:
+                self._records.gpu.append(float(torch.cuda.utilization(self._device)))
+            except Exception:
+                # No nvidia-ml-py, no driver, no permission, a slice of a GPU: NVMLError is a class
+                # that may not be there. Whatever it is, it stays so.
+                self._can_ask_gpu = False
 
 
 def _cpu_times() -> tuple[float, float]:

@@ -100,7 +100,6 @@ def _pace(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seconds": seconds,
         "images_per_s": _median(history, "images_per_s"),
         "model_images_per_s": _median(history, "model_images_per_s"),
-        "loader_images_per_s": _median(history, "loader_images_per_s"),
         "data_wait_share": waited / seconds if seconds else 0.0,
         "plots": [
             line_plot("Images per second", speed, from_zero=True),

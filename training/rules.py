@@ -227,7 +227,8 @@ def _data_loader(records: Records, limit: Mapping[str, float]) -> _Verdict:
 def _cpu_bottleneck(records: Records, limit: Mapping[str, float]) -> _Verdict:
     if not records.gpu:
         return False, "no GPU"
-    pairs = [*zip(records.cpu, records.gpu, strict=False)]
+    # The GPU is asked from the first step on.
+    pairs = [*zip(records.cpu[-len(records.gpu) :], records.gpu, strict=False)]
     share = sum(cpu > limit["cpu"] and gpu < limit["gpu"] for cpu, gpu in pairs) / len(pairs)
     return share > limit["share"], (
         f"in {share:.0%} of the time the CPU was above {limit['cpu']} % and the GPU below "

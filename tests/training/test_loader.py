@@ -113,18 +113,6 @@ def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None
     assert counts.max() - counts.min() <= 1
 
 
-def test_the_time_that_a_batch_was_waited_for_is_known(shards: Path) -> None:
-    samples = open_samples(shards)
-    engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
-    waited = [
-        b.waited_s
-        for b in TrainingLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0))
-    ]
-    assert len(waited) == len(samples) // 8
-    assert all(seconds >= 0 for seconds in waited)
-    assert waited[0] > 0
-
-
 def last_of_first_shard(samples: Samples) -> int:
     return int(np.flatnonzero(samples.shards == 0)[-1])
 

@@ -212,16 +212,16 @@ def test_two_processes_stop_together_when_the_loss_goes_astray(
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 36.0])
 def test_a_loss_is_astray_that_is_no_number_or_absurdly_high(loss: float) -> None:
     survival = Survival(ALONE, threading.Event(), 6, 0)
-    assert not survival.after_step(Step(0, torch.tensor(5.0), 0, 1))
+    assert not survival.after_step(Step(0, torch.tensor(5.0), 1))
     with pytest.raises(Diverged) as caught:
-        survival.after_step(Step(1, torch.tensor(loss), 0, 1))
+        survival.after_step(Step(1, torch.tensor(loss), 1))
     assert caught.value.number == 1
 
 
 def test_a_checkpoint_is_due_when_its_time_has_passed() -> None:
     seldom, often = (Survival(ALONE, threading.Event(), 6, minutes) for minutes in (60, 1e-9))
-    assert not seldom.after_step(Step(0, torch.tensor(1.0), 0, 1))
-    assert often.after_step(Step(0, torch.tensor(1.0), 0, 1))
+    assert not seldom.after_step(Step(0, torch.tensor(1.0), 1))
+    assert often.after_step(Step(0, torch.tensor(1.0), 1))
 
 
 def test_a_request_to_end_is_heeded_between_steps_and_in_evaluations() -> None:
