@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,10 +50,24 @@ METRICS = (
 )
 PHOTOS_PER_CORE = 750
 PHOTOS_PER_CORE_QUICK = 200
+TIMES_ON_GPU = 8
+"""A GPU decodes that many times what the cores beside it do."""
 
 
-def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
-    """Measures all loaders and writes the results; 1 where a contestant failed."""
+def run(
+    *,
+    quick: bool,
+    output: Path | None,
+    shards: str | None,
+    stored_small: Path | None = None,
+    seconds: float = math.inf,
+) -> int:
+    """Measures all loaders and writes the results; 1 where a contestant failed.
+
+    `stored_small` is the dataset `shards` once more, its photos stored at the size that the model
+    takes, where there is such a one already; `seconds` is how long all may take.
+    """
+    began = time.monotonic()
     if shards is not None:
         _check(shards)
     environment = read_environment(LIBRARIES)
@@ -59,10 +75,22 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
     num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
         scratch = Path(temporary)
-        place = shards or _render(scratch, PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE)
+        photos_per_core = PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE
+        place = shards or _render(
+            scratch, photos_per_core * (TIMES_ON_GPU if environment.gpu else 1)
+        )
         workload = _prepare(place, scratch, "cuda" if environment.gpu else "cpu")
-        small = _store_small(workload, scratch / "small")
-        results = take_turns(_contestants(workload, small, quick), num_rounds, task="loader")
+        if stored_small is None:
+            small = _store_small(workload, scratch / "small")
+        else:
+            small = _elsewhere(workload, stored_small)
+        results = take_turns(
+            _contestants(workload, small),
+            num_rounds,
+            task="loader",
+            num_warmups=1 if math.isinf(seconds) else 0,
+            seconds=seconds - (time.monotonic() - began),
+        )
         report = Report(
             name="loader",
             title="Loaders: from photos on disk to batches for the model",
@@ -178,15 +206,20 @@ def _store_small(workload: Workload, folder: Path) -> Workload:
     smaller = replace(dataset, splits={**dataset.splits, "train": train})
     destination.put(CATALOG, source.get(CATALOG))
     destination.put(DATASET, smaller.to_json())
-    return replace(
-        workload,
-        shards=folder,
-        tars=tuple(str(folder / shard.path) for shard in shards),
-        indexes=tuple(str(folder / shard.index) for shard in shards),
-    )
+    return _elsewhere(workload, folder)
 
 
-def _contestants(workload: Workload, small: Workload, quick: bool) -> list[Contestant]:
+def _elsewhere(workload: Workload, folder: Path) -> Workload:
+    """The same shards in another folder."""
+
+    def moved(files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(folder / Path(file).relative_to(workload.shards)) for file in files)
+
+    tars, indexes = moved(workload.tars), moved(workload.indexes)
+    return replace(workload, shards=folder, tars=tars, indexes=indexes)
+
+
+def _contestants(workload: Workload, small: Workload) -> list[Contestant]:
     on_gpu = workload.device == "cuda"
     workers = workload.num_workers
     decode = "mixed (GPU)" if on_gpu else "CPU"
@@ -230,6 +263,17 @@ def _contestants(workload: Workload, small: Workload, quick: bool) -> list[Conte
             },
         ),
         Contestant(
+            "DALI's reader",
+            partial(dali_reader, workload),
+            {
+                "decode": f"DALI, {decode}",
+                "antialiased": True,
+                "threads": workers,
+                "order": f"random_shuffle, buffer of {SHUFFLE_BUFFER} photos",
+                "layout": "channels first",
+            },
+        ),
+        Contestant(
             "webdataset",
             partial(wds, workload),
             {
@@ -241,18 +285,6 @@ def _contestants(workload: Workload, small: Workload, quick: bool) -> list[Conte
                 **copied,
             },
         ),
-        Contestant(
-            "DALI's reader",
-            partial(dali_reader, workload),
-            {
-                "decode": f"DALI, {decode}",
-                "antialiased": True,
-                "threads": workers,
-                "order": f"random_shuffle, buffer of {SHUFFLE_BUFFER} photos",
-                "layout": "channels first",
-            },
-        ),
-        *(_on_gpu(workload) if on_gpu and not quick else ()),
         *(
             Contestant(peer.name, partial(peer.run, workload), peer.settings)
             for peer in PEERS
@@ -275,31 +307,6 @@ def _contestants(workload: Workload, small: Workload, quick: bool) -> list[Conte
                 "left_out": "order, flips, batches" + (", the copy to the GPU" if on_gpu else ""),
             },
             "limit",
-        ),
-    ]
-
-
-def _on_gpu(workload: Workload) -> list[Contestant]:
-    """What decides how fast DALI decodes: its threads, and the GPU's JPEG unit."""
-    numbers = [number for number in (1, 2, 4, 8, 16) if number < workload.num_workers]
-    return [
-        *(
-            Contestant(
-                f"DALI engine, {number} threads",
-                partial(ours, workload, "dali", threads=number),
-                {"threads": number},
-                "ours",
-            )
-            for number in numbers
-        ),
-        *(
-            Contestant(
-                f"DALI engine, JPEG unit {share:.0%}",
-                partial(ours, workload, "dali", hardware_share=share),
-                {"hw_decoder_load": str(share)},
-                "ours",
-            )
-            for share in (0.0, 1.0)
         ),
     ]
 

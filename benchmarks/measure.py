@@ -7,12 +7,14 @@ once, to fill its page cache say, is left to a warm-up round that does not count
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import multiprocessing.connection
 import resource
 import signal
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +44,9 @@ Role = Literal["ours", "peer", "limit"]
 Measurement = Mapping[str, float]
 """What a run measured, by the metric's key."""
 
-TIMEOUT_S = 900.0
+TIMEOUT_S = 300.0
+FIRST_RUN_S = 20.0
+"""What a contestant is thought to take before it was seen."""
 TEARDOWN_S = 30.0
 
 
@@ -90,25 +94,32 @@ def take_turns(
     task: str,
     num_warmups: int = 1,
     timeout_s: float = TIMEOUT_S,
+    seconds: float = math.inf,
 ) -> list[Result]:
     """Runs A B C A B C …; the first `num_warmups` rounds do not count.
 
     A contestant that fails once is not run again, and its result is an error instead of numbers.
+    Where there are only so many `seconds`, a run that would not end in time is not begun, and a
+    contestant for which there was no time at all is not among the results.
     """
     results = [Result(contestant) for contestant in contestants]
     num_all_rounds = num_warmups + num_rounds
+    end = time.monotonic() + seconds
+    longest: dict[str, float] = {}
     with Progress(task, num_all_rounds * len(results), "runs") as progress:
         for number in range(num_all_rounds):
             for result in results:
-                if result.error is None:
-                    measured = _run_alone(result.contestant.run, timeout_s)
+                name, began = result.contestant.name, time.monotonic()
+                if result.error is None and began + longest.get(name, FIRST_RUN_S) < end:
+                    measured = _run_alone(result.contestant.run, min(timeout_s, end - began))
+                    longest[name] = max(longest.get(name, 0), time.monotonic() - began)
                     if isinstance(measured, _Failure):
                         result.error, result.rounds = measured.reason, []
                         say(f"{result.contestant.name}: {measured.reason}")
                     elif number >= num_warmups:
                         result.rounds.append(measured)
                 progress.update()
-    return results
+    return [result for result in results if result.rounds or result.error]
 
 
 @dataclass(frozen=True)

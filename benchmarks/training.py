@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +31,12 @@ METRICS = (
 )
 
 
-def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
-    """Measures all contestants and writes the results; 1 where one failed."""
+def run(*, quick: bool, output: Path | None, shards: str | None, seconds: float = math.inf) -> int:
+    """Measures all contestants and writes the results; 1 where one failed.
+
+    `seconds` is how long all may take.
+    """
+    began = time.monotonic()
     environment = read_environment(LIBRARIES)
     folder = results_folder(output, environment, quick)
     on_gpu = environment.gpu is not None
@@ -48,7 +54,13 @@ def run(*, quick: bool, output: Path | None, shards: str | None) -> int:
             precision="bf16" if on_gpu else "fp32",
             num_workers=os.cpu_count() or 1,
         )
-        results = take_turns(_contestants(workload), num_rounds, task="training")
+        results = take_turns(
+            _contestants(workload),
+            num_rounds,
+            task="training",
+            num_warmups=1 if math.isinf(seconds) else 0,
+            seconds=seconds - (time.monotonic() - began),
+        )
     report = Report(
         name="training",
         title="Training: from photos on disk to steps of the optimiser",
@@ -82,6 +94,7 @@ def _contestants(workload: Workload) -> list[Contestant]:
     own: dict[str, str | int | bool] = {"layout": "channels last", "optimiser": "fused"}
     return [
         Contestant("ours, end to end", partial(ours, workload, "all"), own, "ours"),
+        Contestant("ours, model only", partial(ours, workload, "model"), own, "limit"),
         Contestant(
             "torchvision's reference",
             partial(torchvision_loop, workload),
@@ -92,7 +105,6 @@ def _contestants(workload: Workload) -> list[Contestant]:
             partial(timm_loop, workload),
             {"decode": "PIL", "workers": workers, "layout": "channels last"},
         ),
-        Contestant("ours, model only", partial(ours, workload, "model"), own, "limit"),
         Contestant("ours, loader only", partial(ours, workload, "loader"), own, "limit"),
     ]
 

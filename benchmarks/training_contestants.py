@@ -42,6 +42,8 @@ class Workload:
 
 def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measurement:
     """The loop of `fit`; `model` gives it one batch again and again, `loader` takes no steps."""
+    import torch
+
     from bintally.places import open_place
     from sharding.dataset import read_dataset
     from training.config import FitConfig, precision_type
@@ -84,7 +86,13 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
             train,
             Samples(place, dataset, "validation"),
             dataset.classes,
-            make_engine("auto", preprocessing, process.device, config.batch_size),
+            make_engine(
+                "auto",
+                preprocessing,
+                process.device,
+                config.batch_size,
+                half=precision != torch.float32,
+            ),
             TrainingOrder(len(train), config.batch_size, config.seed),
             process,
             precision,

@@ -1,0 +1,1 @@
+"""A quarter of an hour on a GPU, used well: `make gpu`."""

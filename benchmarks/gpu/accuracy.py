@@ -1,0 +1,74 @@
+"""All of EfficientNet-Lite0 trained at 224 pixels: three seeds, each with a split of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.datasets import shard
+from sharding.plan import Options
+from training.history import read_history
+from training.results import EVALUATION, METRICS
+
+__all__ = ["lite0", "main"]
+
+TOLD = ("samples", "accuracy", "within_one", "rmse", "mae")
+
+
+def main(context: Context) -> int:
+    """Keeps `accuracy.json`; 1 where a training failed. All seeds are trained at the same time,
+    which changes no accuracy."""
+    bucket = context.work / "bucket224"
+    bucket = bucket if bucket.exists() else context.work / "rendered-bucket"
+    seeds, epochs, size = ((0,), 1, 64) if context.smallest else ((0, 1, 2), 12, 224)
+    processes = []
+    for seed in seeds:
+        shard(context, bucket, f"shards{seed}", Options(seed=seed))
+        fit = [
+            *("fit", "--preset", "finetune", "--seed", str(seed), "--epochs", str(epochs)),
+            *("--shards", str(context.work / f"shards{seed}"), *lite0(context)),
+            *("--run", str(context.work / f"run{seed}"), "--image-size", str(size)),
+        ]
+        processes.append(subprocess.Popen([sys.executable, "-m", "training", *fit]))
+    began = time.monotonic()
+    failed = sum(process.wait() != 0 for process in processes)
+    told: dict[str, Any] = {
+        "photos": bucket.name,
+        "weights": context.weights.rpartition("/")[2],
+        "epochs": epochs,
+        "image_size": size,
+        "seconds": round(time.monotonic() - began, 1),
+        "seeds": {seed: outcome(context.work / f"run{seed}", epochs) for seed in seeds},
+    }
+    context.keep("accuracy", told)
+    context.say(told)
+    return int(failed > 0)
+
+
+def lite0(context: Context) -> list[str]:
+    """The flags of `fit` and `search` for the network."""
+    return ["--backbone", "timm:tf_efficientnet_lite0", "--weights", context.weights]
+
+
+def outcome(run: Path, epochs: int) -> dict[str, Any]:
+    """Of the test split, and epoch by epoch."""
+    told: dict[str, Any] = {}
+    if (run / EVALUATION).exists():
+        evaluation = json.loads((run / EVALUATION).read_text())
+        told["test"] = {name: evaluation[name] for name in TOLD}
+    lines = read_history(run / METRICS, epochs)
+    told["images_per_s"] = [round(line["images_per_s"]) for line in lines]
+    told["data_wait_share"] = [round(line["data_wait_share"], 3) for line in lines]
+    told["validation"] = [
+        {name: round(line["validation"][name], 4) for name in TOLD} for line in lines
+    ]
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main(Context.read()))

@@ -1,0 +1,47 @@
+"""A search whose trials share the GPU, four at a time."""
+
+from __future__ import annotations
+
+from benchmarks.gpu.context import Context
+from tuning.config import SearchConfig
+from tuning.results import read_trials
+from tuning.search import search
+
+__all__ = ["main"]
+
+SPACE = """lr = {low = 0.0003, high = 0.003, log = true}
+epochs = 2
+freeze_epochs = 0
+"""
+
+
+def main(context: Context) -> None:
+    """Keeps `search.json`."""
+    space, folder = context.work / "space.toml", context.work / "search"
+    space.write_text(SPACE)
+    trials = 2 if context.smallest else 8
+    told = search(
+        SearchConfig(
+            str(context.work / ("rendered" if context.smallest else "shards0")),
+            folder,
+            preset="finetune",
+            backbone="resnet18" if context.smallest else "timm:tf_efficientnet_lite0",
+            weights="none" if context.smallest else context.weights,
+            trials=trials,
+            gpus_per_trial=0.25 if context.on_gpu else -1.0,
+            cpus_per_trial=1.0 if context.smallest else 4.0,
+            image_size=32 if context.smallest else 128,
+            space=space,
+        )
+    )
+    kept = {
+        "seconds": [round(trial.seconds, 1) for trial in read_trials(folder)],
+        "concurrency": told["concurrency"],
+        "gpu_hours": told["gpu_hours"],
+    }
+    context.keep("search", kept)
+    context.say(kept)
+
+
+if __name__ == "__main__":
+    main(Context.read())

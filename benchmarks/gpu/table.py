@@ -1,0 +1,158 @@
+"""What the steps found, in as few lines as it takes: a row a goal, then the details."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = ["table"]
+
+NOT_MEASURED = "not measured"
+
+
+def table(told: Mapping[str, Any]) -> str:
+    """The Markdown page of a `gpu.json`."""
+    environment = told["environment"]
+    libraries = ", ".join(f"{n} {v}" for n, v in environment["libraries"].items())
+    parts = [
+        "# A quarter of an hour on a GPU",
+        f"{environment['gpu'] or 'No GPU: a rehearsal'}, {environment['num_cores']} cores, Python "
+        f"{environment['python']}, {libraries}; commit {environment['commit']}, "
+        f"{environment['date'][:10]}. All that was measured is in [gpu.json](gpu.json).",
+        "## Goals",
+        _rows(("goal", "measured"), _goals(told)),
+    ]
+    sections = {
+        "Steps": (("step", "exit code", "s", "limit, s"), _steps(told)),
+        "Is it right?": (("check", "found"), _checks(told)),
+        "The loader, in one process": (
+            ("changed", "photos/s", "CPU s per 1,000", "cores busy", "first batch, s"),
+            _settings(told.get("grid", {}).get("results", [])),
+        ),
+        "The model alone": (
+            ("changed", "photos/s", "ms a step", "of them to launch", "first step, s"),
+            _variants(told.get("model", [])),
+        ),
+        "Epoch by epoch": (("training", "validation accuracy", "images/s"), _epochs(told)),
+    }
+    for title, (columns, rows) in sections.items():
+        if listed := [*rows]:
+            parts += [f"## {title}", _rows(columns, listed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(columns: Sequence[str], rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _goals(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    loader, training = _medians(told.get("loader")), _medians(told.get("training"))
+    ours, reader = loader.get("ours, DALI engine"), loader.get("DALI's reader")
+    yield "loader, from originals: 8,000 photos/s", _rate(ours)
+    yield "no slower than DALI's own reader", _ratio(ours, reader)
+    whole, model = training.get("ours, end to end"), training.get("ours, model only")
+    yield "ResNet-50, batch 256, bf16, end to end: 0.97 of model only", _ratio(whole, model)
+    compiled = [v for v in told.get("model", []) if v["changed"] == {"compile": True}]
+    yield "model only, compiled", _rate(compiled[0].get("photos_per_s") if compiled else None)
+    epochs = told.get("compiled", [])
+    yield "`fit --compile`, last epoch", _rate(epochs[-1]["images_per_s"] if epochs else None)
+    yield "EfficientNet-Lite0, all of it, 224 px, test split: 38% and RMSE 1.15", _accuracy(told)
+    search = told.get("search")
+    yield (
+        "trials on one GPU",
+        f"{len(search['seconds'])}, {search['concurrency']} at a time, "
+        f"{statistics.median(search['seconds']):.0f} s each"
+        if search
+        else NOT_MEASURED,
+    )
+    serve = told.get("serve")
+    yield (
+        "serving, 32 clients",
+        f"{serve['per_s_32']:,.0f} photos/s, p95 {serve['p95_ms_32']:.0f} ms"
+        if serve
+        else NOT_MEASURED,
+    )
+
+
+def _medians(report: Mapping[str, Any] | None) -> dict[str, float]:
+    """Photos a second of each contestant of a benchmark's JSON."""
+    contestants = report["contestants"] if report else []
+    return {
+        c["name"]: c["metrics"]["photos_per_s"]["median"] for c in contestants if "metrics" in c
+    }
+
+
+def _rate(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:,.0f} photos/s"
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    if value is None or base is None:
+        return NOT_MEASURED
+    return f"{value / base:.2f} ({value:,.0f} / {base:,.0f} photos/s)"
+
+
+def _accuracy(told: Mapping[str, Any]) -> str:
+    seeds = told.get("accuracy", {}).get("seeds", {}).values()
+    tests = [seed["test"] for seed in seeds if "test" in seed]
+    if not tests:
+        return NOT_MEASURED
+    accuracy, rmse = ([test[name] for test in tests] for name in ("accuracy", "rmse"))
+    each = ", ".join(f"{value:.1%}" for value in accuracy)
+    return f"{statistics.fmean(accuracy):.1%} ({each}), RMSE {statistics.fmean(rmse):.3f}"
+
+
+def _steps(told: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for step in told.get("steps", []):
+        code = "no time" if step["exit_code"] is None else step["exit_code"]
+        yield step["name"], code, step["seconds"], step["limit_s"]
+
+
+def _checks(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, part in told.get("check", {}).items():
+        for what, found in part.items() if name != "seconds" else ():
+            yield f"{name}: {what}", json.dumps(found)
+    for name, reason in told.get("versions", {}).get("cannot be imported", {}).items():
+        yield f"cannot be imported: {name}", reason
+
+
+def _settings(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for result in results:
+        keys = ("photos_per_s", "cpu_s_per_1000", "cores_busy", "first_batch_s")
+        yield (
+            _changed(result),
+            result.get("failed") or result["photos_per_s"],
+            *(result.get(key) for key in keys[1:]),
+        )
+
+
+def _variants(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for result in results:
+        keys = ("ms_a_step", "ms_to_launch", "first_step_s")
+        yield (
+            _changed(result),
+            result.get("failed") or result["photos_per_s"],
+            *(result.get(key) for key in keys),
+        )
+
+
+def _changed(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in result["changed"].items()) or "nothing"
+
+
+def _epochs(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for seed, run in told.get("accuracy", {}).get("seeds", {}).items():
+        accuracies = " ".join(f"{line['accuracy']:.1%}" for line in run["validation"])
+        yield f"seed {seed}", accuracies, " ".join(f"{rate:,}" for rate in run["images_per_s"])
