@@ -7,7 +7,9 @@ by itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ __all__ = [
     "Entry",
     "Folder",
     "ObjectChanged",
+    "ObjectRefused",
     "Place",
     "delete_temporary_files",
     "open_place",
@@ -46,6 +49,10 @@ class ObjectChanged(Exception):
     """An object is no longer as it was listed."""
 
 
+class ObjectRefused(WorkError):
+    """One object is kept from us, and others are not: it is archived, or may not be read."""
+
+
 class Place(ABC):
     """A folder or an S3 prefix. Picklable, and safe to use from several threads."""
 
@@ -67,7 +74,8 @@ class Place(ABC):
     def fetch(self, entry: Entry) -> bytes:
         """The bytes of a listed object.
 
-        `ObjectChanged` if it is not what was listed any more, `FileNotFoundError` if it is gone.
+        `ObjectChanged` if it is not what was listed any more, `FileNotFoundError` if it is gone,
+        `ObjectRefused` if it alone cannot be had.
         """
         data = self.get(entry.path)
         if len(data) != entry.size_bytes:
@@ -142,33 +150,87 @@ class Folder(Place):
             raise UsageError(f"{self.url}: no permission to read this folder")
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        pending = [self.root / prefix]
+        """As every place's. What is listed here and cannot be read (a link to nothing, a folder
+        without permission or a link to one that it lies in) is an object that `get` refuses."""
+        pending = [(self.root / prefix, frozenset[tuple[int, int]]())]
         while pending:
+            folder, above = pending.pop()
             try:
-                with os.scandir(pending.pop()) as found:
+                with os.scandir(folder) as found:
                     children = [*found]
-            except FileNotFoundError:
+                status = folder.stat()
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError as error:
-                raise UsageError(f"{error.filename}: no permission to read this folder") from error
+                if folder == self.root / prefix:
+                    raise UsageError(f"{folder}: no permission to read this folder") from error
+                yield self._unreadable(folder)
+                continue
+            except OSError as error:
+                raise WorkError(f"{folder}: cannot be listed: {error.strerror}") from error
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                yield self._unreadable(folder)
+                continue
             for entry in children:
-                if entry.is_dir():
-                    pending.append(Path(entry.path))
-                elif not entry.name.endswith(TEMPORARY_SUFFIX) and entry.name != LOCK:
-                    path = Path(entry.path).relative_to(self.root).as_posix()
-                    stat = entry.stat()
-                    yield Entry(path, stat.st_size, f"{stat.st_mtime_ns:x}")
+                try:
+                    if entry.is_dir():
+                        pending.append((Path(entry.path), above | {identity}))
+                    elif not entry.name.endswith(TEMPORARY_SUFFIX):
+                        path = Path(entry.path).relative_to(self.root).as_posix()
+                        status = entry.stat()
+                        yield Entry(path, status.st_size, f"{status.st_mtime_ns:x}")
+                except FileNotFoundError:
+                    if entry.is_symlink():  # To nothing. Else it is gone since it was listed.
+                        yield self._unreadable(Path(entry.path))
+                except OSError:  # A link to itself, say.
+                    yield self._unreadable(Path(entry.path))
+
+    def _unreadable(self, path: Path) -> Entry:
+        return Entry(path.relative_to(self.root).as_posix(), 0, "")
 
     def get(self, path: str) -> bytes:
+        file = self.root / path
         try:
-            return (self.root / path).read_bytes()
+            with open(file, "rb", opener=_open_without_waiting) as opened:
+                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    raise ObjectRefused(f"{file}: is a pipe or a device, not a file")
+                return opened.read()
         except FileNotFoundError:
+            if file.is_symlink():
+                raise ObjectRefused(f"{file}: is a link that leads nowhere") from None
             raise
         except OSError as error:
-            raise WorkError(f"{self.root / path}: cannot be read: {error.strerror}") from error
+            kind = ObjectRefused if error.errno in ITS_OWN_FAULT else WorkError
+            raise kind(f"{file}: cannot be read: {error.strerror}") from error
+
+    def fetch(self, entry: Entry) -> bytes:
+        try:
+            return super().fetch(entry)
+        except ObjectRefused as error:
+            # A catalog says what became of an object, and not where the folder lay.
+            raise ObjectRefused(str(error).removeprefix(f"{self.root}/")) from error
 
     def put(self, path: str, *pieces: bytes) -> None:
         write_atomically(self.root / path, *pieces)
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A pipe that nobody writes to would keep us for ever.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+ITS_OWN_FAULT = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENODEV,
+    errno.ENOTDIR,
+    errno.ENXIO,
+)
+"""What keeps one file from us. Other errors are the disk's or the network's, and meet all files."""

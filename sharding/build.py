@@ -88,6 +88,14 @@ def build(
 
     ordered = [records[shard.path] for shard in plan.shards]
     _complete_rows(catalog, ordered)
+    if not any(record.shard.samples for record in ordered):
+        _tidy(destination)
+        reasons = Counter(reason for r in ordered for reason in r.quarantined.values())
+        reason, number = reasons.most_common(1)[0]
+        raise WorkError(
+            f"{source}: none of the {total:,} photos can be sharded; of {number:,} the reason is: "
+            f"{reason}"
+        )
     dataset = Dataset(
         options.classes,
         options.seed,

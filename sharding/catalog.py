@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from bintally.command import UsageError
+from bintally.command import UsageError, WorkError
 from bintally.places import Entry, Place
 from bintally.progress import Progress
 from sharding.distribute import Distributor
 from sharding.metadata_cache import CHUNK, read_chunk, write_chunk
-from sharding.metadata_job import MetadataJob, ParsedMetadata
+from sharding.metadata_job import MetadataJob, ParsedMetadata, Unread
 from sharding.tar import LONGEST_ID
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def read_source(source: Place, distributor: Distributor, connections: int) -> Ca
 
     `distributor` runs the jobs that read, with `connections` requests in flight in all.
 
-    Raises `UsageError` where the source is not there or holds no photos.
+    Raises `UsageError` where the source is not there or holds no photos, `WorkError` where of its
+    metadata nothing can be had. What is odd about single objects is in their rows.
     """
     source.check()
     with ThreadPoolExecutor(2) as pool:
@@ -153,18 +155,25 @@ def read_source(source: Place, distributor: Distributor, connections: int) -> Ca
         elif (complaint := _unusable(id_)) is not None:
             row.put_aside("quarantined", complaint)
     for path, entry in foreign.items():
-        rows[path] = Row(path, bytes=entry.size_bytes)
-        rows[path].put_aside("quarantined", f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json")
+        rows[path] = Row(_as_text(path), bytes=entry.size_bytes)
+        rows[path].put_aside("quarantined", _why_foreign(path))
 
-    catalog = Catalog([row for _, row in sorted(rows.items())], {}, {}, photos)
+    # Where a name that is not UTF-8 is written as one that is, the other decides.
+    ordered = [rows[name] for name in sorted(rows, key=lambda name: (rows[name].id, name))]
+    catalog = Catalog(ordered, {}, {}, photos)
     digest = hashlib.sha256()
     paired = [row for row in catalog.rows if row.status == "sharded"]
     entries = [metadata[row.id] for row in paired]
     found = _read_metadata(source, entries, distributor, connections)
+    unread = [answer for answer in found.values() if isinstance(answer, Unread)]
+    if unread and len(unread) == len(found):
+        raise WorkError(
+            f"{source}: none of the {len(unread):,} metadata files can be had; {unread[0].reason}"
+        )
     for row, entry in zip(paired, entries, strict=True):
         parsed = found[entry.path]
-        if parsed is None:
-            row.put_aside("orphan-image", f"{METADATA}/{row.id}.json vanished while reading")
+        if isinstance(parsed, Unread):
+            row.put_aside("quarantined", parsed.reason)
             continue
         digest.update(parsed.sha256)
         if parsed.reason is not None:
@@ -184,9 +193,9 @@ def read_source(source: Place, distributor: Distributor, connections: int) -> Ca
 
 def _read_metadata(
     source: Place, entries: Sequence[Entry], distributor: Distributor, connections: int
-) -> dict[str, ParsedMetadata | None]:
+) -> dict[str, ParsedMetadata | Unread]:
     """What metadata files hold, by path: what was kept is taken, the rest fetched and kept."""
-    found: dict[str, ParsedMetadata | None] = {}
+    found: dict[str, ParsedMetadata | Unread] = {}
     missing = []
     with Progress("metadata", len(entries), "files") as progress:
         for start in range(0, len(entries), CHUNK):
@@ -200,10 +209,10 @@ def _read_metadata(
         at_a_time = min(distributor.workers, max(1, len(missing)))
         jobs = [MetadataJob(source, chunk, max(1, connections // at_a_time)) for chunk in missing]
         for chunk, answers in distributor.run(jobs):
-            whole = [parsed for parsed in answers if parsed is not None]
+            whole = [answer for answer in answers if isinstance(answer, ParsedMetadata)]
             if len(whole) == len(chunk):
                 write_chunk(chunk, whole)
-            found.update((e.path, parsed) for e, parsed in zip(chunk, answers, strict=True))
+            found.update((e.path, answer) for e, answer in zip(chunk, answers, strict=True))
             progress.update(len(chunk))
     return found
 
@@ -213,11 +222,39 @@ def _list_ids(source: Place, folder: str, suffix: str) -> tuple[dict[str, Entry]
     ids, foreign = {}, {}
     for entry in source.entries(folder):
         name = entry.path.removeprefix(f"{folder}/")
-        if name.endswith(suffix) and "/" not in name and name != suffix:
+        named = name.endswith(suffix) and "/" not in name and name != suffix
+        if named and _as_text(name) == name:
             ids[name.removesuffix(suffix)] = entry
         else:
             foreign[entry.path] = entry
     return ids, foreign
+
+
+def _as_text(name: str) -> str:
+    """A name with what in it is not UTF-8 written out: a folder's files may be called anything."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _why_foreign(path: str) -> str:
+    """Why an object is neither a photo nor metadata."""
+    if _as_text(path) != path:
+        return "its name is not UTF-8"
+    kind = OTHER_IMAGES.get(posixpath.splitext(path)[1].lower())
+    if kind is not None:
+        return f"named as a {kind}; a photo is a JPEG named {IMAGES}/<id>.jpg"
+    return f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json"
+
+
+OTHER_IMAGES = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".heic": "HEIC",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WebP",
+}
 
 
 def _unusable(id_: str) -> str | None:

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bintally.places import Entry, ObjectChanged, Place
+from bintally.places import Entry, ObjectChanged, ObjectRefused, Place
 from sharding.metadata import BadMetadata, parse_metadata
 from sharding.threads import map_in_threads
 
-__all__ = ["MetadataJob", "ParsedMetadata"]
+__all__ = ["MetadataJob", "ParsedMetadata", "Unread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,17 @@ class ParsedMetadata:
         return cls(path, count, skus, reason, sha256, zlib.compress(data, 1))
 
 
+MAX_BYTES = 16_000_000
+"""A metadata file that is larger (ABID's largest has 10 kB) would cost memory for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Why a metadata file could not be had."""
+
+    reason: str
+
+
 @dataclass(frozen=True)
 class MetadataJob:
     """Files to read; like a `ShardJob` it shares nothing, and runs in any process."""
@@ -50,12 +61,18 @@ class MetadataJob:
     connections: int
     """Requests in flight."""
 
-    def run(self) -> tuple[Sequence[Entry], list[ParsedMetadata | None]]:
-        """Its entries, and for each what it holds; None for one that is there no more."""
+    def run(self) -> tuple[Sequence[Entry], list[ParsedMetadata | Unread]]:
+        """Its entries, and for each what it holds or why it could not be had."""
         return self.entries, [*map_in_threads(self._read, self.entries, self.connections)]
 
-    def _read(self, entry: Entry) -> ParsedMetadata | None:
+    def _read(self, entry: Entry) -> ParsedMetadata | Unread:
+        if entry.size_bytes > MAX_BYTES:
+            return Unread(f"{entry.path}: has {entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
         try:
             return ParsedMetadata.of(entry.path, self.source.fetch(entry))
-        except (FileNotFoundError, ObjectChanged):
-            return None
+        except FileNotFoundError:
+            return Unread(f"{entry.path}: vanished before it was fetched")
+        except ObjectChanged:
+            return Unread(f"{entry.path}: changed before it was fetched")
+        except ObjectRefused as error:
+            return Unread(str(error))

@@ -129,9 +129,8 @@ def make_plan(catalog: Catalog, options: Options) -> Plan:
     counts = _select(good, options, neighbours, ids)
     if not counts:
         raise UsageError(
-            f"none of the {len(catalog.rows):,} objects of the source is a photo of "
-            f"{options.min_count} to {options.max_count} items with readable metadata that the "
-            "options choose; is this a bucket in ABID's layout?"
+            f"none of the {len(catalog.rows):,} objects of the source is a photo with readable "
+            f"metadata that the options choose: {_why_none(catalog.rows)}"
         )
     alone = {id_: id_ for id_ in counts}
     at_random = assign_splits(counts, alone, options.split, options.seed)
@@ -189,6 +188,17 @@ def _select(
         if row.id in counts and row.id not in chosen:
             row.put_aside("excluded", reason)
     return {id_: count for id_, count in counts.items() if id_ in chosen}
+
+
+def _why_none(rows: Sequence[Row]) -> str:
+    """Of each status how many rows have it, and an example."""
+    by_status: dict[str, list[Row]] = {}
+    for row in rows:
+        by_status.setdefault(row.status, []).append(row)
+    most_first = sorted(by_status.values(), key=lambda own: (-len(own), own[0].status))
+    return "; ".join(
+        f"{len(own):,} {own[0].status} ({own[0].id}: {own[0].reason})" for own in most_first
+    )
 
 
 def _digest(what: list[Any], shards: Sequence[PlannedShard]) -> str:

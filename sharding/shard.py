@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from bintally.command import WorkError
 from bintally.photo import BadPhoto, Photo, Resize, prepare_photo
-from bintally.places import Entry, ObjectChanged, Place
+from bintally.places import Entry, ObjectChanged, ObjectRefused, Place
 from sharding.dataset import Shard, format_index
 from sharding.metadata import parse_metadata
 from sharding.plan import PlannedShard
@@ -79,13 +80,19 @@ class ShardJob:
     resize: Resize | None
 
     def run(self) -> ShardRecord:
-        """Writes the tar, then its index, then the record that says both are there."""
+        """Writes the tar, then its index, then the record that says both are there.
+
+        Raises `WorkError` where none of its photos could be had: a shard is a fair draw of the
+        source, so it is the source that is out of reach, and not these.
+        """
         tar = TarBuilder()
         written, quarantined, counts = [], {}, Counter[int]()
+        unread = 0
         photos = map_in_threads(self._fetch, self.shard.ids, self.connections)
         for id_, photo in zip(self.shard.ids, photos, strict=True):
-            if isinstance(photo, str):
-                quarantined[id_] = photo
+            if not isinstance(photo, Photo):
+                quarantined[id_] = str(photo)
+                unread += isinstance(photo, ObjectRefused)
                 continue
             metadata = zlib.decompress(self.metadata[id_])
             count = parse_metadata(metadata).count
@@ -94,6 +101,11 @@ class ShardJob:
             written.append(Written(id_, photo.width, photo.height, crc, photo.note))
             counts[count] += 1
 
+        if unread == len(self.shard.ids) >= A_FAIR_DRAW:
+            raise WorkError(
+                f"{self.source}: none of the {unread:,} photos of {self.shard.path} can be had; "
+                f"{next(iter(quarantined.values()))}"
+            )
         pieces = tar.finish()
         sha256 = hashlib.sha256()
         for piece in pieces:
@@ -116,14 +128,22 @@ class ShardJob:
         self.destination.put(record_path(self.shard), record.to_json())
         return record
 
-    def _fetch(self, id_: str) -> Photo | str:
+    def _fetch(self, id_: str) -> Photo | BadPhoto | ObjectRefused:
         """A photo fit for the shard, or the reason why it is not."""
         entry = self.photos[id_]
+        if entry.size_bytes > MAX_BYTES:
+            return BadPhoto(f"photo has {entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
         try:
             return prepare_photo(self.source.fetch(entry), self.resize)
         except FileNotFoundError:
-            return f"{entry.path} vanished before it was fetched"
+            return ObjectRefused(f"{entry.path}: vanished before it was fetched")
         except ObjectChanged:
-            return f"{entry.path} changed before it was fetched"
-        except BadPhoto as error:
-            return str(error)
+            return ObjectRefused(f"{entry.path}: changed before it was fetched")
+        except (BadPhoto, ObjectRefused) as error:
+            return error
+
+
+MAX_BYTES = 256_000_000
+"""More than 50 megapixels can take as a JPEG. Dozens of photos are in memory at a time."""
+A_FAIR_DRAW = 20
+"""So many photos, drawn at random, are not out of reach by chance."""

@@ -77,28 +77,55 @@ def test_metadata_is_fetched_once_for_any_number_of_builds(
 
 
 def test_metadata_that_changed_is_fetched_again(
-    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket_on_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
-    import shutil
 
     from sharding.catalog import read_source
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(bucket, tmp_path / "bucket")
-    place = open_place(tmp_path / "bucket")
+    place = open_place(bucket_on_s3)
     before = read_source(place, Processes(1), 4)
-    changed = tmp_path / "bucket/metadata/00001.json"
-    value = json.loads(changed.read_text()) | {"EXPECTED_QUANTITY": 4}
-    changed.write_text(json.dumps(value, indent=4))
+    value = json.loads(place.get("metadata/00001.json")) | {"EXPECTED_QUANTITY": 4}
+    place.put("metadata/00001.json", json.dumps(value, indent=4).encode())
     after = {row.id: row.count for row in read_source(place, Processes(1), 4).rows}
     assert after["00001"] == 4
     del after["00001"]
     assert after == {row.id: row.count for row in before.rows if row.id != "00001"}
     # A file of the cache that was damaged is replaced, not believed.
-    for file in (tmp_path / "cache").rglob("*.parquet"):
+    kept = [*(tmp_path / "cache").rglob("*.parquet")]
+    assert kept
+    for file in kept:
         file.write_bytes(file.read_bytes()[:100])
     assert read_source(place, Processes(1), 4).rows == read_source(place, Processes(1), 4).rows
+
+
+def test_folders_with_equal_names_sizes_and_times_keep_their_own_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two reproducible archives have them, unpacked at one place after the other."""
+    import os
+    import shutil
+
+    from sharding.catalog import read_source
+
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "bucket"
+    for count in (3, 5):
+        for number in range(20):
+            for path, data in (
+                (f"bin-images/{number:05d}.jpg", b"photo"),
+                (f"metadata/{number:05d}.json", METADATA % count),
+            ):
+                (source / path).parent.mkdir(parents=True, exist_ok=True)
+                (source / path).write_bytes(data)
+                os.utime(source / path, (0, 0))
+        rows = read_source(open_place(source), Processes(1), 4).rows
+        assert {row.count for row in rows} == {count}
+        shutil.rmtree(source)
+
+
+METADATA = b'{"BIN_FCSKU_DATA": {}, "EXPECTED_QUANTITY": %d}'
 
 
 def command(source: object, folder: Path, *more: object) -> list[str]:
