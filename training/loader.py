@@ -113,8 +113,9 @@ def load(
     source = iter(order)
     again: deque[Indices] = deque()
     """Batches that an engine had begun when it met a bad photo."""
-    ahead: deque[tuple[Indices, Indices]] = deque()
-    """Those that are on their way: as they were asked for, and with what comes in their place."""
+    ahead: deque[tuple[Indices, Indices, list[int]]] = deque()
+    """Those that are on their way: as they were asked for, with what comes in their place, and the
+    labels."""
 
     def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
         while (wanted := again.popleft() if again else next(source, None)) is not None:
@@ -125,9 +126,11 @@ def load(
             taken = wanted
             if replaced:
                 taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
-            ahead.append((wanted, taken))
             mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
-            yield [samples.photo(i) for i in taken], mirrored
+            # Photo by photo, for a shard that is streamed is at hand for a while only.
+            read = [(samples.photo(i), *samples.labels([i], classes)) for i in taken]
+            ahead.append((wanted, taken, [label for _, label in read]))
+            yield [photo for photo, _ in read], mirrored
 
     samples.follow(np.arange(len(samples)) if whole_order is None else whole_order)
     try:
@@ -138,12 +141,12 @@ def load(
                     batch = next(images, None)
                     if batch is None:
                         return
-                    _, indices = ahead.popleft()
-                    labels = torch.tensor(samples.labels(indices, classes))
-                    yield Batch(indices, batch, labels.to(batch.device, non_blocking=True))
+                    _, indices, counts = ahead.popleft()
+                    labels = torch.tensor(counts).to(batch.device, non_blocking=True)
+                    yield Batch(indices, batch, labels)
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
-                bad = _first_bad(samples, (taken for _, taken in ahead))
+                bad = _first_bad(samples, (taken for _, taken, _ in ahead))
                 if bad is None:
                     raise WorkError(f"the engine failed: {error}") from error
                 told = f"{samples.where(bad)}: the photo does not decode"
@@ -158,7 +161,7 @@ def load(
                         f"{told}; it was whole when it was written: `python -m sharding verify` "
                         "lists all damage, and --on-bad-sample skip goes on without it"
                     ) from error
-                again.extendleft(wanted for wanted, _ in reversed(ahead))
+                again.extendleft(wanted for wanted, _, _ in reversed(ahead))
                 ahead.clear()
     finally:
         samples.follow(np.empty(0, np.int64))

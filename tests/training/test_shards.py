@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import resource
+import shutil
 import threading
 import time
 from collections import Counter
@@ -70,7 +71,14 @@ def shards_on_s3(small_shards: Path, s3: str) -> str:
 
 
 def used(folder: Path) -> int:
-    total = 0
+    """Bytes of disk, those included of files that are removed and still mapped by this process."""
+    removed = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if f" {folder}/" in line and line.endswith("(deleted)"):
+            span, _, _, _, inode, *_ = line.split()
+            begin, end = (int(bound, 16) for bound in span.split("-"))
+            removed.add((inode, end - begin))
+    total = sum(size for _, size in removed)
     for path in folder.glob("*"):
         try:
             total += path.stat().st_size
@@ -95,7 +103,7 @@ def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
 
     def watch() -> None:
         nonlocal most
-        while not ended.wait(0.001):
+        while not ended.wait(0.003):
             most = max(most, used(tmp_path / "cache"))
 
     watcher = threading.Thread(target=watch)
@@ -212,6 +220,72 @@ def test_a_lost_or_damaged_shard_is_one_clear_error(shards_on_s3: str, tmp_path:
     read()
 
 
+def test_a_cached_shard_that_was_damaged_is_fetched_anew(
+    shards_on_s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = CountingPlace(shards_on_s3)
+    dataset = read_dataset(place)
+
+    def labels() -> list[int]:
+        """As a new process reads them."""
+        place.asked.clear()
+        samples = Samples(place, dataset, "train", ShardCache(tmp_path, None))
+        return samples.labels(range(len(samples)), CLASSES)
+
+    whole = labels()
+    first, second, third, *_ = (s.sha256 for s in dataset.splits["train"].shards)
+    damaged = [tmp_path / f"{name}.tar" for name in (first, second, third)]
+    damaged[0].write_bytes(bytes(damaged[0].stat().st_size))  # As a crash leaves it.
+    damaged[1].write_bytes(damaged[1].read_bytes()[:5000])
+    data = bytearray(damaged[2].read_bytes())
+    data[2000] ^= 1
+    damaged[2].write_bytes(data)
+    assert labels() == whole
+    assert sorted(place.asked) == sorted(s.path for s in dataset.splits["train"].shards[:3])
+    told = capsys.readouterr().err
+    for path in damaged:
+        assert f"{path}: damaged since it was fetched" in told
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+    assert labels() == whole
+    assert not place.asked
+
+
+def test_a_cache_that_is_removed_while_it_is_used_is_filled_again(
+    shards_on_s3: str, tmp_path: Path
+) -> None:
+    place = open_place(shards_on_s3)
+    samples = Samples(place, read_dataset(place), "train", ShardCache(tmp_path / "c", None))
+    order = TrainingOrder(len(samples), 4, 0, windows=samples.windows)
+    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
+    first = [batch.indices.tolist() for batch in loader]
+    loader.load_state_dict({"epoch": 0, "step": 0})
+    again = []
+    for batch in loader:
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
+        again.append(batch.indices.tolist())
+    assert again == first
+
+
+def test_runs_that_share_a_small_cache_stay_below_its_limit_together(
+    shards_on_s3: str, tmp_path: Path
+) -> None:
+    """What one reads is not taken from under it by the other, nor kept on the disk unseen."""
+    place = open_place(shards_on_s3)
+    dataset = read_dataset(place)
+    limit = 6 * max(shard.bytes for shard in dataset.splits["train"].shards)
+
+    def loader(seed: int) -> TrainingLoader:
+        samples = Samples(place, dataset, "train", ShardCache(tmp_path, limit))
+        order = TrainingOrder(len(samples), 4, seed, windows=samples.windows)
+        return TrainingLoader(samples, CLASSES, NoPixels(), order)
+
+    most, seen = 0, 0
+    for one, other in zip(loader(0), loader(1), strict=True):
+        most, seen = max(most, used(tmp_path)), seen + len(one.indices) + len(other.indices)
+    assert seen == 2 * (dataset.splits["train"].samples // 4 * 4)
+    assert 0 < most <= limit
+
+
 def _fill(url: str, cache: str, answers: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     place = open_place(url)
@@ -258,15 +332,14 @@ def test_room_is_made_while_others_put_their_shards_in_place(shards: Path, tmp_p
     thread.start()
     try:
         for _ in range(500):
-            cache.fetch(place, shard, frozenset()).unlink()
+            cache.open(place, shard, frozenset).close()
+            (tmp_path / f"{shard.sha256}.tar").unlink()
     finally:
         over.set()
         thread.join()
 
 
 def test_a_missing_or_short_shard_of_a_folder_is_named(small_shards: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "dataset"
     shutil.copytree(small_shards, folder)
     place = open_place(folder)
@@ -287,8 +360,6 @@ def test_a_missing_or_short_shard_of_a_folder_is_named(small_shards: Path, tmp_p
 def test_a_damaged_index_is_named(
     small_shards: Path, tmp_path: Path, old: bytes, new: bytes, reason: str
 ) -> None:
-    import shutil
-
     folder = tmp_path / "dataset"
     shutil.copytree(small_shards, folder)
     place = open_place(folder)
