@@ -100,7 +100,7 @@ def take_turns(
 
     A contestant that fails once is not run again, and its result is an error instead of numbers.
     Where there are only so many `seconds`, a run that would not end in time is not begun, and a
-    contestant for which there was no time at all is not among the results.
+    contestant for which there was no time at all has no rounds.
     """
     results = [Result(contestant) for contestant in contestants]
     num_all_rounds = num_warmups + num_rounds
@@ -119,7 +119,7 @@ def take_turns(
                     elif number >= num_warmups:
                         result.rounds.append(measured)
                 progress.update()
-    return [result for result in results if result.rounds or result.error]
+    return results
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,10 +20,13 @@ from training.order import TrainingOrder, evaluation_batches, flips
 from training.samples import Samples
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["FeatureInputs", "Inputs", "PhotoInputs"]
+
+
+FEATURES_SHARE = 0.25
+"""Of a GPU's free memory, what kept features may take: several trials may share it."""
 
 
 class Inputs(Protocol):
@@ -96,7 +100,7 @@ class PhotoInputs:
 
 
 class FeatureInputs:
-    """Kept features of both views of each photo, on the model's device."""
+    """Kept features of both views of each photo; on the model's device where it has the room."""
 
     def __init__(
         self,
@@ -109,8 +113,8 @@ class FeatureInputs:
     ) -> None:
         self.order = order
         self._config, self._process, self._precision = config, process, precision
-        self._train, self._train_labels = _tensors(train)
-        self._validation = None if validation is None else _tensors(validation)
+        self._train, self._train_labels = _tensors(train, process.device)
+        self._validation = None if validation is None else _tensors(validation, process.device)
 
     @property
     def num_replaced(self) -> int:
@@ -123,14 +127,16 @@ class FeatureInputs:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Inputs`."""
-        samples = torch.arange(len(self._train_labels))
+        # One index for both views: whole rows are copied at memory's pace. And one for the epoch,
+        # so that a GPU that has the features is not asked to wait for each step's.
+        parts = [*self.order.batches(epoch, first_step)]
+        samples = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0).long()
         flipped = torch.from_numpy(flips(samples.numpy(), self.order.seed, epoch)).long()
-        # One index for both views: whole rows are copied at memory's pace.
-        rows, both = flipped * len(samples) + samples, self._train.flatten(0, 1)
-        for indices in self.order.batches(epoch, first_step):
-            at = torch.from_numpy(indices)
-            seen = both.index_select(0, rows.index_select(0, at))
-            yield self._batch(indices, seen, self._train_labels[at])
+        rows = (flipped * len(self._train_labels) + samples).to(self._train.device)
+        both = self._train.flatten(0, 1)
+        for indices, at in zip(parts, rows.split([*map(len, parts)]), strict=True):
+            labels = self._train_labels.index_select(0, at % len(self._train_labels))
+            yield self._batch(indices, both.index_select(0, at), labels)
 
     def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
         """See `Inputs`."""
@@ -141,7 +147,7 @@ class FeatureInputs:
 
         def batches() -> Iterator[Batch]:
             for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):
-                at = torch.from_numpy(indices)
+                at = torch.from_numpy(indices).to(values.device)
                 yield self._batch(indices, values[0].index_select(0, at), labels[at])
 
         return evaluate_batches(
@@ -166,10 +172,17 @@ class FeatureInputs:
         )
 
 
-def _tensors(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(features: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and labels: on a GPU that has room for them there, else in the mapped file."""
     import warnings
 
     with warnings.catch_warnings():
         # The file is mapped for reading; nothing here writes.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(features.values), torch.from_numpy(features.labels)
+        tensors = torch.from_numpy(features.values), torch.from_numpy(features.labels)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if features.values.nbytes <= free * FEATURES_SHARE:
+            values, labels = (tensor.to(device) for tensor in tensors)
+            return values, labels
+    return tensors

@@ -21,17 +21,18 @@ def table(told: Mapping[str, Any]) -> str:
         f"{environment['gpu'] or 'No GPU: a rehearsal'}, {environment['num_cores']} cores, Python "
         f"{environment['python']}, {libraries}; commit {environment['commit']}, "
         f"{environment['date'][:10]}. All that was measured is in [gpu.json](gpu.json).",
+        *([told["note"]] if "note" in told else []),
         "## Goals",
         _rows(("goal", "measured"), _goals(told)),
     ]
     sections = {
         "Steps": (("step", "exit code", "s", "limit, s"), _steps(told)),
         "Is it right?": (("check", "found"), _checks(told)),
-        "The loader, in one process": (
+        f"The loader, in one process: {_base(told.get('grid', {}).get('base', {}))}": (
             ("changed", "photos/s", "CPU s per 1,000", "cores busy", "first batch, s"),
             _settings(told.get("grid", {}).get("results", [])),
         ),
-        "The model alone": (
+        "The model alone: ResNet-50, batch 256, bf16": (
             ("changed", "photos/s", "ms a step", "of them to launch", "first step, s"),
             _variants(told.get("model", [])),
         ),
@@ -66,8 +67,11 @@ def _goals(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "ResNet-50, batch 256, bf16, end to end: 0.97 of model only", _ratio(whole, model)
     compiled = [v for v in told.get("model", []) if v["changed"] == {"compile": True}]
     yield "model only, compiled", _rate(compiled[0].get("photos_per_s") if compiled else None)
-    epochs = told.get("compiled", [])
-    yield "`fit --compile`, last epoch", _rate(epochs[-1]["images_per_s"] if epochs else None)
+    epochs = told.get("compiled", [])  # The first one compiles.
+    yield (
+        "`fit --compile`, last epoch",
+        _rate(epochs[-1]["images_per_s"] if len(epochs) > 1 else None),
+    )
     yield "EfficientNet-Lite0, all of it, 224 px, test split: 38% and RMSE 1.15", _accuracy(told)
     search = told.get("search")
     yield (
@@ -149,7 +153,11 @@ def _variants(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]
 
 
 def _changed(result: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in result["changed"].items()) or "nothing"
+    return _base(result["changed"]) or "nothing"
+
+
+def _base(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _epochs(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -248,3 +248,12 @@ def test_too_few_photos_are_refused(run: Command, shards: Path, tmp_path: Path) 
     assert result.returncode == 2
     assert "more than a batch of 64" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_where_time_is_short_a_run_that_would_not_end_is_not_begun(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    contestants = [contestant(name, partial(note, log, name)) for name in "AB"]
+    results = take_turns(contestants, 3, task="trial", num_warmups=0, seconds=1)
+    assert [result.rounds for result in results] == [[], []]
+    assert all(result.error is None and result.spread("value") is None for result in results)
+    assert not log.exists()
