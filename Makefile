@@ -36,9 +36,8 @@ check: $(READY)  ## formatting, lint, types
 bench: $(READY)  ## measure us beside the alternatives (QUICK=1: roughly)
 	@$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
 
-gpu:  ## GPU tests and benchmarks, in $(PYTHON)'s own environment (PyTorch and DALI already there)
-	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks all --quick --only loader training
+gpu:  ## is it right on a GPU, and how fast: a quarter of an hour, in $(PYTHON)'s own environment
+	@$(PYTHON) -m benchmarks.gpu
 
 clean:  ## remove what make made here
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

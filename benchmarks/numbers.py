@@ -1,8 +1,9 @@
 """The numbers of the results files, by name: `loader/ours, CPU engine/photos_per_s`.
 
 A name begins with a file, without its `.json`: what a benchmark wrote for one kind of hardware, or
-`measured` beside it (what was measured by hand, with how), or `published` (what others say, with
-where). `scaling` is what the model makes of those. The words after it lead down into the file.
+`measured` beside it (what was measured by hand, with how), or `gpu` (all that `make gpu` measured),
+or `published` (what others say, with where). `scaling` is what the model makes of those. The words
+after it lead down into the file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ __all__ = ["HARDWARE", "RESULTS", "Numbers", "UnknownNumber", "duration", "form"
 RESULTS = Path(__file__).parent / "results"
 HARDWARE = "2-core-amd-epyc"
 """Where the README's numbers were measured."""
+GPU = "nvidia-h200"
+"""And those on a GPU."""
 PUBLISHED = "published"
 DURATION = "time"
 """The format of seconds for people: 54 s, 4 min, 7.3 h."""
@@ -114,6 +117,7 @@ def read_numbers(results: Path = RESULTS, hardware: str = HARDWARE) -> Numbers:
     from benchmarks.scaling import tabulate
 
     paths = [results / f"{PUBLISHED}.json", *sorted((results / hardware).glob("*.json"))]
+    paths += (results / GPU).glob("gpu.json")
     files: dict[str, Any] = {}
     for path in paths:
         try:

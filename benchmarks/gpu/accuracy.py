@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -45,6 +46,9 @@ def main(context: Context) -> int:
         "seconds": round(time.monotonic() - began, 1),
         "seeds": {seed: outcome(context.work / f"run{seed}", epochs) for seed in seeds},
     }
+    tests = [seed["test"] for seed in told["seeds"].values() if "test" in seed]
+    if tests:
+        told["mean"] = {name: statistics.fmean(test[name] for test in tests) for name in TOLD}
     context.keep("accuracy", told)
     context.say(told)
     return int(failed > 0)
