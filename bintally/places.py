@@ -176,7 +176,7 @@ class Folder(Place):
                 try:
                     if entry.is_dir():
                         pending.append((Path(entry.path), above | {identity}))
-                    elif not entry.name.endswith(TEMPORARY_SUFFIX):
+                    elif not entry.name.endswith(TEMPORARY_SUFFIX) and entry.name != LOCK:
                         path = Path(entry.path).relative_to(self.root).as_posix()
                         status = entry.stat()
                         yield Entry(path, status.st_size, f"{status.st_mtime_ns:x}")

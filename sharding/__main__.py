@@ -45,6 +45,7 @@ class Build:
     """Turn a bucket of photos and metadata into WebDataset shards with DALI indexes.
 
     Interrupted, the same command continues. The same source, options and seed give the same bytes.
+    Nothing is written over or deleted but what an earlier build made there.
     """
 
     source: Places
@@ -61,6 +62,8 @@ class Build:
     instead of in --workers processes here."""
     anonymous: bool = False
     """Send unsigned requests to the source, as a public bucket wants them."""
+    restart: bool = False
+    """Delete what an earlier build made at --output, finished or not, and begin anew."""
 
     def execute(self) -> int:
         import gc
@@ -80,6 +83,7 @@ class Build:
             self.options,
             distributor=RayCluster(self.ray) if self.ray else Processes(self.workers),
             connections=self.connections,
+            restart=self.restart,
         )
         _print_summary(self.output, result)
         return 0

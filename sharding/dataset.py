@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -80,10 +80,14 @@ class Dataset:
     options: Mapping[str, Any]
     """The options of `build` that made it."""
     splits: Mapping[str, Split]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what is no shard; none where an older version wrote the dataset."""
 
     def to_json(self) -> bytes:
         """The bytes of `dataset.json`: equal datasets, equal bytes."""
         value = {"format": FORMAT, **vars(self)}
+        if not self.files:
+            del value["files"]
         value["splits"] = {
             name: {**vars(split), "shards": [vars(shard) for shard in split.shards]}
             for name, split in self.splits.items()
@@ -92,8 +96,8 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """The dataset's identity, which a checkpoint keeps."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        """The dataset's identity, which a checkpoint keeps: what is no shard does not change it."""
+        return hashlib.sha256(replace(self, files={}).to_json()).hexdigest()
 
     @classmethod
     def from_json(cls, data: bytes) -> Dataset:
@@ -109,7 +113,14 @@ class Dataset:
             )
             for name, split in value["splits"].items()
         }
-        return cls(value["classes"], value["seed"], value["source"], value["options"], splits)
+        return cls(
+            value["classes"],
+            value["seed"],
+            value["source"],
+            value["options"],
+            splits,
+            value.get("files", {}),
+        )
 
 
 def read_dataset(place: Place) -> Dataset:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from bintally.command import WorkError
+from bintally.lease import Lease
 from bintally.photo import BadPhoto, Photo, Resize, prepare_photo
 from bintally.places import Entry, ObjectChanged, ObjectRefused, Place
 from sharding.dataset import Shard, format_index
@@ -41,7 +42,8 @@ class Written:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a job wrote: the proof that a shard is done, and what it adds to the catalog."""
+    """What a job writes, and what that adds to the catalog. Written first: whatever lies where it
+    says is ours, and is done if it is as large as it says."""
 
     shard: Shard
     written: Sequence[Written]
@@ -74,13 +76,14 @@ class ShardJob:
     metadata: Mapping[str, bytes]
     """The zlib-compressed JSON of its ids."""
     source: Place
-    destination: Place
+    lease: Lease
+    """The right to write to the destination."""
     connections: int
     """Requests in flight."""
     resize: Resize | None
 
     def run(self) -> ShardRecord:
-        """Writes the tar, then its index, then the record that says both are there.
+        """Writes the record that says what is to come, the tar, and its index.
 
         Raises `WorkError` where none of its photos could be had: a shard is a fair draw of the
         source, so it is the source that is out of reach, and not these.
@@ -122,10 +125,10 @@ class ShardJob:
             written,
             quarantined,
         )
+        self.lease.put(record_path(self.shard), record.to_json())
         if written:  # An empty tar is no use to any reader.
-            self.destination.put(self.shard.path, *pieces)
-            self.destination.put(self.shard.index, format_index(tar.samples))
-        self.destination.put(record_path(self.shard), record.to_json())
+            self.lease.put(self.shard.path, *pieces)
+            self.lease.put(self.shard.index, format_index(tar.samples))
         return record
 
     def _fetch(self, id_: str) -> Photo | BadPhoto | ObjectRefused:

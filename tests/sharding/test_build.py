@@ -175,30 +175,6 @@ def test_a_second_build_of_a_complete_dataset_writes_nothing(bucket: Path, tmp_p
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_complete_dataset_is_not_replaced_by_another(bucket: Path, tmp_path: Path) -> None:
-    folder = make(bucket, tmp_path / "made")
-    before = contents(folder)
-    with pytest.raises(UsageError, match="complete dataset made from another source or with other"):
-        make(bucket, folder, options=Options(seed=1))
-    assert contents(folder) == before
-
-
-def test_a_folder_of_other_things_is_left_alone(bucket: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match=r"holds thesis\.txt"):
-        make(bucket, tmp_path)
-    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
-
-
-def test_unfinished_work_of_another_plan_is_discarded(
-    bucket: Path, shards: Path, tmp_path: Path
-) -> None:
-    folder = make(bucket, tmp_path / "made", options=Options(shard_samples=20))
-    (folder / "dataset.json").unlink()
-    make(bucket, folder)
-    assert contents(folder) == contents(shards)
-
-
 def test_an_interrupted_build_resumes_to_identical_bytes(
     bucket: Path, shards: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place
-from sharding.dataset import format_index, parse_index, read_dataset
+from sharding.dataset import Dataset, format_index, parse_index, read_dataset
 from sharding.tar import TarBuilder
 
 ids = st.text("0123456789abcXYZ_-", min_size=1, max_size=90)
@@ -82,7 +82,9 @@ def test_the_summary_tells_nothing_of_the_machine(shards: Path, bucket: Path) ->
     text = (shards / "dataset.json").read_text()
     assert str(bucket) not in text
     assert str(shards) not in text
-    assert set(json.loads(text)) == {"format", "classes", "seed", "source", "options", "splits"}
+    assert set(json.loads(text)) == {
+        *("format", "classes", "seed", "source", "options", "splits", "files")
+    }
 
 
 def test_an_unfinished_or_damaged_dataset_is_one_clear_error(shards: Path, tmp_path: Path) -> None:
@@ -98,3 +100,12 @@ def test_an_unfinished_or_damaged_dataset_is_one_clear_error(shards: Path, tmp_p
         (tmp_path / "dataset.json").write_bytes(damaged)
         with pytest.raises(WorkError, match="not readable"):
             read_dataset(open_place(tmp_path))
+
+
+def test_what_an_older_version_wrote_is_the_same_dataset(shards: Path) -> None:
+    data = (shards / "dataset.json").read_bytes()
+    older = {key: value for key, value in json.loads(data).items() if key != "files"}
+    mine, theirs = Dataset.from_json(data), Dataset.from_json(json.dumps(older).encode())
+    assert mine.files.keys() == {"catalog.parquet"}
+    assert mine.sha256 == theirs.sha256
+    assert json.loads(theirs.to_json()) == older

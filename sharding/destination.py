@@ -1,0 +1,283 @@
+"""What lies where a dataset is to go, and whose it is.
+
+A build replaces and deletes only what its own names and records prove to be a build's: a shard that
+`dataset.json` or a record in `.build/` names, as long as its size is the recorded one. Anything
+else at a destination is somebody's, and the destination is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bintally.command import UsageError, WorkError
+from bintally.lease import Lease
+from bintally.places import TEMPORARY_SUFFIX, Folder, ObjectRefused, Place
+from bintally.s3 import S3Prefix
+from sharding.catalog import IMAGES, METADATA
+from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, parse_index
+from sharding.shard import RECORDS, ShardRecord
+from sharding.threads import map_in_threads
+
+__all__ = [
+    "PLAN",
+    "Found",
+    "Identity",
+    "discard",
+    "is_own",
+    "look",
+    "refuse_foreign_names",
+    "refuse_overlap",
+    "tidy",
+]
+
+PLAN = f"{RECORDS}/plan"
+"""The identity of what an unfinished build is making."""
+DISCARDED = f"{RECORDS}/discarded"
+"""The `dataset.json` of a complete dataset that is being deleted."""
+
+SPLIT = "|".join(SPLITS)
+OWN_NAME = re.compile(
+    rf"{re.escape(DATASET)}|{re.escape(CATALOG)}|(?P<split>{SPLIT})/(?P=split)-\d{{6,}}\.(tar|idx)"
+    rf"|{re.escape(RECORDS)}/(plan|discarded|({SPLIT})-\d{{6,}}\.json)"
+)
+
+OLD_PLAN = re.compile(rb"[0-9a-f]{64}")
+"""What an older version wrote there."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the bytes of a dataset: only builds of the same may share shards."""
+
+    source: Mapping[str, Any]
+    seed: int
+    options: Mapping[str, Any]
+    """As `dataset.json` holds them."""
+    plan: str | None
+    """The plan's digest; None where only `dataset.json` is left of it."""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    def differences(self, earlier: Identity) -> list[str]:
+        """What this one has otherwise than an earlier one, in words."""
+        words = [
+            f"{_flag(name)} {_shown(value)} (it was {_shown(earlier.options.get(name))})"
+            for name, value in self.options.items()
+            if value != earlier.options.get(name)
+        ]
+        if self.seed != earlier.seed:
+            words.append(f"--seed {self.seed} (it was {earlier.seed})")
+        if self.source != earlier.source:
+            numbers = [
+                f"{identity.source.get('images')} photos and {identity.source.get('metadata')} "
+                "metadata files"
+                for identity in (self, earlier)
+            ]
+            was = "its content changed" if numbers[0] == numbers[1] else f"it was {numbers[1]}"
+            words.append(f"a source of {numbers[0]} ({was})")
+        if not words and None not in (self.plan, earlier.plan) and self.plan != earlier.plan:
+            words.append("another version of bintally")
+        return words
+
+
+@dataclass
+class Found:
+    """What earlier builds have left at a destination: all of it is theirs."""
+
+    sizes: Mapping[str, int]
+    """Bytes by path."""
+    dataset: Dataset | None = None
+    """Of a complete dataset."""
+    unfinished: Identity | None = None
+    records: dict[str, ShardRecord] = field(default_factory=dict)
+    """Of an unfinished build, by the shards' paths; what they name need not be there yet."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """Of what was made or begun here; None if there is nothing to go on with."""
+        if self.dataset is None:
+            return self.unfinished
+        return Identity(self.dataset.source, self.dataset.seed, self.dataset.options, None)
+
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard lies here with its index; one without samples is not written."""
+        written = self.sizes.get(shard.path) == shard.bytes and shard.index in self.sizes
+        return written or not shard.samples
+
+
+def is_own(path: str) -> bool:
+    """Whether a build names its files so."""
+    return OWN_NAME.fullmatch(path) is not None
+
+
+def refuse_overlap(source: Place, destination: Place) -> None:
+    """Raises `UsageError` if one of the two places contains the other."""
+    if any(
+        _contains(a, b) or _contains(b, a)
+        for a in _roots(source, (IMAGES, METADATA))
+        for b in _roots(destination, (*SPLITS, RECORDS))
+    ):
+        raise UsageError(
+            f"--source {source} and --output {destination}: one contains the other, and a build "
+            "never writes into its source; choose another --output place"
+        )
+
+
+def look(destination: Place, connections: int) -> Found:
+    """Finds out what lies at a destination. Raises `UsageError`, with an example, if anything is
+    not proven to be a build's."""
+    refuse_foreign_names(destination)
+    sizes = {entry.path: entry.size_bytes for entry in destination.entries()}
+    found = Found(sizes)
+    recorded: dict[str, list[Shard]] = defaultdict(list)
+    small = sorted(p for p in sizes if not p.endswith(".tar"))
+    try:
+        read = [*map_in_threads(destination.get, small, connections)]
+    except FileNotFoundError as error:
+        raise WorkError(f"{destination}: files vanish while they are read; call again") from error
+    except ObjectRefused as error:
+        raise UsageError(f"{error}; move it away, or choose an empty --output place") from error
+    contents = dict(zip(small, read, strict=True))
+    for path, data in contents.items():
+        try:
+            if path in (DATASET, DISCARDED):
+                dataset = Dataset.from_json(data)
+                for shard in (shard for split in dataset.splits.values() for shard in split.shards):
+                    recorded[shard.path].append(shard)
+                    recorded[shard.index].append(shard)
+                if path == DATASET:
+                    found.dataset = dataset
+            elif path == PLAN and not OLD_PLAN.fullmatch(data):
+                found.unfinished = Identity(**json.loads(data))
+            elif path.startswith(f"{RECORDS}/") and path != PLAN:
+                record = ShardRecord.from_json(data)
+                recorded[record.shard.path].append(record.shard)
+                recorded[record.shard.index].append(record.shard)
+                found.records[record.shard.path] = record
+            elif path == CATALOG and not _is_catalog(data):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            _refuse(destination, path)
+    for path, size in sizes.items():
+        if path.endswith(".tar"):
+            known = any(shard.bytes == size for shard in recorded[path])
+        elif path.endswith(".idx"):
+            known = any(_is_index(contents[path], shard) for shard in recorded[path])
+        else:
+            known = path != CATALOG or found.identity is not None or DISCARDED in sizes
+        if not known:
+            _refuse(destination, path)
+    return found
+
+
+def refuse_foreign_names(destination: Place) -> None:
+    """Raises `UsageError` if a destination is no folder, or has what no build ever names so."""
+    if isinstance(destination, Folder) and destination.root.exists():
+        destination.check()
+    for entry in destination.entries():
+        if not is_own(entry.path):
+            raise UsageError(
+                f"{destination} holds {entry.path}, which is no part of a dataset; "
+                "choose an empty --output place"
+            )
+
+
+def discard(found: Found, lease: Lease) -> None:
+    """Deletes what earlier builds have left. Interrupted, what is left is still proven theirs."""
+    if found.dataset is not None:
+        lease.put(DISCARDED, found.dataset.to_json())
+        lease.delete(DATASET)
+
+    def last(path: str) -> tuple[bool, bool]:
+        return path.startswith(RECORDS), path in (PLAN, DISCARDED)
+
+    for path in sorted(found.sizes.keys() | {DISCARDED}, key=last):
+        lease.delete(path)
+
+
+def tidy(lease: Lease) -> None:
+    """Removes what only an unfinished build needs."""
+    place = lease.place
+    for entry in list(place.entries(RECORDS)):
+        lease.delete(entry.path)
+    if isinstance(place, Folder):
+        for name in ("", RECORDS, *SPLITS):
+            _delete_temporary_files(place.root, name)
+        if (place.root / RECORDS).exists():
+            (place.root / RECORDS).rmdir()
+
+
+def _delete_temporary_files(root: Path, folder: str) -> None:
+    """Removes what killed builds were writing when they were killed."""
+    for path in (root / folder).glob(f"*{TEMPORARY_SUFFIX}"):
+        # NAME.PID and the suffix.
+        name = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[0]
+        if is_own(f"{folder}/{name}" if folder else name):
+            path.unlink(missing_ok=True)
+
+
+def _refuse(destination: Place, path: str) -> NoReturn:
+    raise UsageError(
+        f"{destination} holds {path}, which is not as a build wrote it, or nobody's that is known "
+        "here; move it away, or choose an empty --output place"
+    )
+
+
+def _is_index(data: bytes, shard: Shard) -> bool:
+    try:
+        return len(parse_index(data)) == shard.samples
+    except ValueError:
+        return False
+
+
+def _is_catalog(data: bytes) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(io.BytesIO(data)).names
+    except (OSError, pa.ArrowException):
+        return False
+    return {"id", "count", "split", "shard", "position", "status"} <= {*names}
+
+
+def _roots(place: Place, folders: Sequence[str]) -> list[Place]:
+    """A place, and where those of its folders that are links lead."""
+    if not isinstance(place, Folder):
+        return [place]
+    links = [place.root / name for name in folders if (place.root / name).is_symlink()]
+    return [place, *map(Folder, links)]
+
+
+def _contains(outer: Place, inner: Place) -> bool:
+    if isinstance(outer, Folder) and isinstance(inner, Folder):
+        above, real = (Path(os.path.realpath(place.root)) for place in (outer, inner))
+        # By name where they are not there yet; else by what they are, for a folder may be mounted
+        # twice, or written in other capitals.
+        return any(
+            folder == above or (above.exists() and folder.exists() and folder.samefile(above))
+            for folder in (real, *real.parents)
+        )
+    if isinstance(outer, S3Prefix) and isinstance(inner, S3Prefix):
+        below = not outer.prefix or f"{inner.prefix}/".startswith(f"{outer.prefix}/")
+        return outer.bucket == inner.bucket and below
+    return False
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "not given" if value in (None, "") else str(value)
