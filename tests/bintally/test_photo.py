@@ -25,6 +25,7 @@ from bintally.photo import (
     read_header,
     stored,
 )
+from tests.mutations import encodings, mutated_photos
 
 
 def jpeg(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> bytes:
@@ -194,6 +195,24 @@ def test_damaged_exif_data_turn_nothing_and_stop_nothing(tiff: bytes) -> None:
 @given(st.binary(max_size=80), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
 def test_any_exif_data_are_read_as_one_of_eight_ways_to_lie(rest: bytes, start: bytes) -> None:
     assert orientation(with_exif(jpeg(), start + rest)) in range(1, 9)
+
+
+def test_a_mutated_photo_is_good_or_bad_whatever_is_asked_of_it() -> None:
+    photos = encodings(jpeg(size=(200, 200)), 48)
+    good = 0
+    for data in mutated_photos(photos, 500, seed=0):
+        try:
+            as_it_is = prepare_photo(data, None)
+        except BadPhoto:
+            for use in (check_photo, lambda data: prepare_photo(data, Resize(short=24))):
+                with pytest.raises(BadPhoto, match=r"^photo "):
+                    use(data)
+            continue
+        good += 1
+        assert check_photo(as_it_is.data).width == as_it_is.width
+        assert stored(data, read_header(data)) == as_it_is.data
+        assert prepare_photo(data, Resize(short=24)).note == as_it_is.note
+    assert 50 < good < 450
 
 
 def test_what_surprises_in_a_photo_is_the_photos_fault_and_what_fails_beside_it_is_not(
