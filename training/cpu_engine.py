@@ -36,6 +36,8 @@ class CpuEngine:
     or an eighth, which libjpeg does while decoding, in less time.
     """
 
+    notices_damage = True
+
     def __init__(
         self,
         preprocessing: Preprocessing,

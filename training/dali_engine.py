@@ -33,6 +33,8 @@ of 255. All of it is also the fastest on an H200, with a third of the CPU time
 class DaliEngine:
     """Decode, resize, flip and normalise in DALI: on the GPU, or with its CPU operators."""
 
+    notices_damage = False
+
     def __init__(
         self,
         preprocessing: Preprocessing,

@@ -34,6 +34,10 @@ class DecodeError(Exception):
 class Engine(Protocol):
     """Decodes ahead of the model, on threads of its own."""
 
+    notices_damage: bool
+    """Whether it raises `DecodeError` also where it could make pixels of what is left of a photo.
+    Where it does not, shards are compared with their sha256 in the epoch that first reads them."""
+
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
         """Turns batches of photos, with whether each is mirrored, into input of the model.
 

@@ -132,7 +132,8 @@ def load(
             ahead.append((wanted, taken, [label for _, label in read]))
             yield [photo for photo, _ in read], mirrored
 
-    samples.follow(np.arange(len(samples)) if whole_order is None else whole_order)
+    whole = np.arange(len(samples)) if whole_order is None else whole_order
+    samples.follow(whole, check=not engine.notices_damage)
     try:
         while True:
             images = engine.run(photos())
@@ -140,6 +141,7 @@ def load(
                 while True:
                     batch = next(images, None)
                     if batch is None:
+                        _settle(samples, go_on=replaced is not None or left_out is not None)
                         return
                     _, indices, counts = ahead.popleft()
                     labels = torch.tensor(counts).to(batch.device, non_blocking=True)
@@ -165,6 +167,16 @@ def load(
                 ahead.clear()
     finally:
         samples.follow(np.empty(0, np.int64))
+
+
+def _settle(samples: Samples, *, go_on: bool) -> None:
+    """Raises `WorkError` where the epoch's shards are not what was written, or only says so."""
+    try:
+        samples.settle()
+    except WorkError as error:
+        if not go_on:
+            raise
+        say(f"warning: {error}; its photos are taken as they are")
 
 
 def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:

@@ -69,12 +69,20 @@ class Samples:
         """What `epoch_order` has to know where not all shards are at hand at a time."""
         return None if self._tars.window is None else (self.shards, self._tars.window)
 
-    def follow(self, order: NDArray[np.int64]) -> None:
-        """Says in which order samples are about to be asked for; an empty one ends it."""
+    def follow(self, order: NDArray[np.int64], *, check: bool = False) -> None:
+        """Says in which order samples are about to be asked for; an empty one ends it.
+
+        With `check`, `settle` says whether their shards are what was written.
+        """
         import numpy as np
 
         shards, first = np.unique(self.shards[order], return_index=True)
-        self._tars.follow(shards[np.argsort(first)].tolist())
+        self._tars.follow(shards[np.argsort(first)].tolist(), check=check)
+
+    def settle(self) -> None:
+        """Returns when all that had to be checked has been. Raises `WorkError`, naming a shard
+        that is not what was written."""
+        self._tars.settle()
 
     def photo(self, index: int) -> NDArray[np.uint8]:
         """A photo's JPEG bytes: (size,) uint8, a view of the tar."""

@@ -32,6 +32,7 @@ WINDOW = 16
 WINDOWS_HELD = 3
 """The one being read, the next one, and what the batches on their way still need of the last."""
 NO_WINDOW = -1
+NOT_WHAT_WAS_WRITTEN = "is not what was written (its sha256 differs)"
 PATIENCE_S = 60.0
 """How long room is waited for that other processes, or other splits, have open."""
 PATIENCE_AHEAD_S = 5.0
@@ -53,19 +54,33 @@ class Shards(Protocol):
     def open(self, number: int) -> mmap.mmap:
         """A whole tar, mapped read-only. `WorkError` where it cannot be had."""
 
-    def follow(self, order: Sequence[int]) -> None:
-        """Says in which order shards are about to be needed for the first time; none ends it."""
+    def follow(self, order: Sequence[int], *, check: bool = False) -> None:
+        """Says in which order shards are about to be needed for the first time; none ends it.
+
+        With `check`, `settle` says whether they are what was written.
+        """
+
+    def settle(self) -> None:
+        """Returns when all that had to be checked has been. Raises `WorkError`, naming a shard
+        that is not what was written."""
 
 
 class FolderShards:
-    """Shards that lie in a folder. The maps that were used last are kept."""
+    """Shards that lie in a folder. The maps that were used last are kept.
+
+    What has to be checked is read on a thread of its own, once in a process, and shared among the
+    processes of a machine.
+    """
 
     window = None
 
     def __init__(self, place: Folder, shards: Sequence[Shard]) -> None:
         """Raises `WorkError` where one is missing or is not as long as the dataset says."""
+        self._place, self._shards = place, shards
         self._paths = [place.root / shard.path for shard in shards]
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._checker = ThreadPoolExecutor(1, "check")
+        self._checks: dict[int, Future[None]] = {}
         for shard, path in zip(shards, self._paths, strict=True):
             try:
                 size = path.stat().st_size
@@ -84,8 +99,31 @@ class FolderShards:
         self._maps.move_to_end(number)
         return data
 
-    def follow(self, order: Sequence[int]) -> None:
-        """Nothing has to be brought."""
+    def follow(self, order: Sequence[int], *, check: bool = False) -> None:
+        for number, checked in [*self._checks.items()]:
+            if checked.cancel():
+                del self._checks[number]
+        process, processes = (
+            int(os.environ.get(name, default))
+            for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+        )
+        for number in order if check else ():
+            if number % processes == process and number not in self._checks:
+                self._checks[number] = self._checker.submit(self._check, number)
+
+    def settle(self) -> None:
+        for checked in self._checks.values():
+            checked.result()
+
+    def _check(self, number: int) -> None:
+        shard = self._shards[number]
+        try:
+            with self._paths[number].open("rb") as file:
+                whole = _sha256(file) == shard.sha256
+        except OSError as error:
+            raise _unreadable(self._place, shard, error.strerror or str(error)) from error
+        if not whole:
+            raise _unreadable(self._place, shard, NOT_WHAT_WAS_WRITTEN)
 
 
 class ShardCache:
@@ -262,7 +300,7 @@ def _download(place: Place, shard: Shard) -> bytes:
             raise _unreadable(place, shard, "is not there") from error
         if hashlib.sha256(data).hexdigest() == shard.sha256:
             return data
-    raise _unreadable(place, shard, "is not what was written (its sha256 differs)")
+    raise _unreadable(place, shard, NOT_WHAT_WAS_WRITTEN)
 
 
 def _unreadable(place: Place, shard: Shard, reason: str) -> WorkError:
@@ -299,7 +337,10 @@ class CachedShards:
                     f"of {place} ({WINDOWS_HELD * largest / 2**30:.2f} GiB)"
                 )
 
-    def follow(self, order: Sequence[int]) -> None:
+    def settle(self) -> None:
+        """Each was checked when it was opened."""
+
+    def follow(self, order: Sequence[int], *, check: bool = False) -> None:
         size = self.window
         with self._lock:
             self._windows = [list(order[i : i + size]) for i in range(0, len(order), size)]

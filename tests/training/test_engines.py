@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -151,19 +152,36 @@ def test_the_memory_of_batches_that_are_gone_is_used_again(shards: Path) -> None
     assert len(places) < len(order)
 
 
+def damaged_samples(shards: Path, copy: Path, index: int, damage: bytes) -> Samples:
+    """A dataset of which one photo's last bytes are others."""
+    shutil.copytree(shards, copy)
+    victim = open_samples(shards).photo(index).tobytes()
+    tar = copy / "train/train-000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(victim, victim[: -len(damage)] + damage))
+    return open_samples(copy)
+
+
+def test_damage_that_a_decoder_does_not_notice_ends_the_epoch_that_reads_it(
+    shards: Path, tmp_path: Path
+) -> None:
+    """A GPU's decoders make pixels of it, and so do DALI's on a CPU."""
+    pytest.importorskip("nvidia.dali")
+    engine = DaliEngine(PREPROCESSING, CPU, 4, 1)
+    damaged = damaged_samples(shards, tmp_path / "dataset", 21, b"\x55" * 40 + b"\xff\xd9")
+    order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
+    with pytest.raises(WorkError, match=r"train-000000\.tar: is not what was written"):
+        list(load(damaged, range(6), engine, order))
+    assert len([*load(open_samples(shards), range(6), engine, order)]) == len(order)
+    # Who wants to go on without photos that are bad is told.
+    assert len([*load(damaged, range(6), engine, order, replaced={})]) == len(order)
+
+
 def test_a_photo_that_does_not_decode_is_named(
     engine: Engine, shards: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
-    shutil.copytree(shards, tmp_path / "dataset")
     samples = open_samples(shards)
-    victim = samples.photo(21)
-    tar = tmp_path / "dataset/train/train-000000.tar"
-    data = tar.read_bytes()
-    at = data.index(victim.tobytes())
-    tar.write_bytes(data[: at + 700] + bytes(len(victim) - 700) + data[at + len(victim) :])
-    damaged = open_samples(tmp_path / "dataset")
+    size = len(samples.photo(21))
+    damaged = damaged_samples(shards, tmp_path / "dataset", 21, bytes(size - 700))
     order = [np.arange(i, i + 4) for i in range(0, 40, 4)]
     with pytest.raises(WorkError, match=f"{samples.where(21)}: the photo does not decode"):
         list(load(damaged, range(6), engine, order))

@@ -31,6 +31,8 @@ CLASSES = range(6)
 class NoPixels:
     """An engine for tests of the order alone: it looks at no photo."""
 
+    notices_damage = True
+
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
         for photos, _ in batches:
             yield torch.zeros(len(photos), 3, 1, 1)
