@@ -206,6 +206,24 @@ def test_what_two_processes_validate_is_what_their_checkpoint_holds(
         assert line == {name: found[name] for name in line}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_compiled_model_learns_what_it_learns_else(
+    processes: int, shards: Path, tmp_path: Path
+) -> None:
+    lines = []
+    for more in ((), ("--compile",)):
+        config = settings(shards, tmp_path / f"run{len(lines)}")
+        result = torchrun(processes, "training", "fit", *arguments(config), *more)
+        assert result.returncode == 0, result.stderr
+        lines.append([json.loads(line) for line in (config.run / "metrics.jsonl").open()])
+    for plain, compiled in zip(*lines, strict=True):
+        assert compiled["train"]["loss"] == pytest.approx(plain["train"]["loss"], abs=1e-3)
+        assert compiled["validation"]["loss"] == pytest.approx(
+            plain["validation"]["loss"], abs=1e-3
+        )
+
+
 def test_two_processes_train_on_the_batches_of_one(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

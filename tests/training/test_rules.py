@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,6 +252,36 @@ def test_the_machine_is_sampled() -> None:
     assert 0 <= records.cpu[0] <= 100
     assert records.memory_bytes[0] > 2**20
     assert records.gpu == []
+
+
+def test_a_gpu_that_tells_nothing_of_itself_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a container without NVML, or on a slice of a GPU: `NVMLError` is no RuntimeError."""
+    asked = []
+
+    class NVMLError(Exception):
+        pass
+
+    def utilization(device: torch.device) -> int:
+        asked.append(device)
+        raise NVMLError
+
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**30)
+    whole = SimpleNamespace(total_memory=2**32)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: whole)
+    records = Records()
+    sampler = MachineSampler(records, torch.device("cuda", 0))
+    sampler.sample()
+    assert records.gpu_memory == [], "what comes before the first step is initialisation"
+    records.step_seconds.append(1.0)
+    for _ in range(3):
+        sampler.sample()
+    assert len(asked) == 1
+    assert records.gpu == []
+    assert records.gpu_memory == [25.0] * 3
+    assert len(records.cpu) == 4
 
 
 def test_a_profile_is_a_trace_of_a_few_steps(shards: Path, tmp_path: Path) -> None:
