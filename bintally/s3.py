@@ -2,27 +2,37 @@
 
 Region, endpoint (`AWS_ENDPOINT_URL` included) and credentials come from where AWS tools take them,
 through boto3; the requests go through obstore, at a twentieth of boto3's CPU time. obstore's own
-retries are off: they would hide from us when the server asks for less.
+retries are off: they would hide from us when the server asks for less. It cannot name every key
+that S3 allows (`a//b`), so a page of a listing that has such a one is asked for through boto3.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bintally.command import UsageError, WorkError
-from bintally.places import LOCK, Entry, ObjectChanged, Place
+from bintally.listing import Page, is_plain, list_in_parallel
+from bintally.pace import Pace
+from bintally.places import LOCK, Entry, ObjectChanged, ObjectRefused, Place
+from bintally.s3_address import Address, boto_client, find_address, open_session
+from bintally.s3_errors import (
+    NOT_IMPLEMENTED,
+    PUSHED_BACK,
+    concerns_one_object,
+    explain,
+    is_final,
+    problem_of,
+)
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from datetime import datetime
+
+    from obstore import ObjectMeta, PutMode
     from obstore.store import S3Config, S3Store
 
 __all__ = ["S3Prefix"]
@@ -30,62 +40,66 @@ __all__ = ["S3Prefix"]
 T = TypeVar("T")
 
 GIVE_UP_AFTER_S = 180.0
-"""How long a request is tried again before the work fails."""
+"""How long a request may go on failing before the work fails."""
 LONGEST_PAUSE_S = 15.0
 CONNECT_TIMEOUT = "5s"
 READ_TIMEOUT = "10s"
 """A connection that brings nothing for so long has stalled."""
+REQUEST_TIMEOUT = "6h"
+"""Of one that does bring something: a large shard on a thin line is no error."""
 
 PAGE = 1000
 """Keys in an answer to a listing: S3's most."""
 LISTERS = 16
-"""Key ranges listed at a time."""
-
-DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "status code: 403")
-PUSHED_BACK = ("status code: 503", "SlowDown", "status code: 429")
-FINAL = ("NoSuchBucket", "status code: 301", "status code: 400", "status code: 405", *DENIED)
-NOT_IMPLEMENTED = "status code: 501"
-TRANSIENT = "RequestTimeout"
-"""The one 400 that asks for another try."""
+"""Pages asked for at a time."""
 
 
-class Pace:
-    """How many requests may be in flight: halved when the server pushes back, then slowly more.
+class Client:
+    """What a place asks through."""
 
-    Additive increase and multiplicative decrease, as in TCP (Chiu and Jain 1989).
+    def __init__(self, place: str, bucket: str, prefix: str, anonymous: bool, at: Address) -> None:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+        from obstore.store import S3Store
+
+        session = open_session(place, anonymous)
+        config: S3Config = {
+            "endpoint": at.url,
+            # It has the bucket's name in it, be it in the host or in the path.
+            "virtual_hosted_style_request": True,
+            "region": at.region,
+            "skip_signature": anonymous,
+        }
+        self.store = S3Store(
+            bucket,
+            prefix=prefix or None,
+            config=config,
+            credential_provider=None if anonymous else Boto3CredentialProvider(session),
+            client_options={
+                "allow_http": at.url.startswith("http://"),
+                "connect_timeout": CONNECT_TIMEOUT,
+                "read_timeout": READ_TIMEOUT,
+                "timeout": REQUEST_TIMEOUT,
+            },
+            retry_config={"max_retries": 0},
+        )
+        self.pace = Pace()
+        self._place, self._session, self._anonymous, self._at = place, session, anonymous, at
+
+    @cached_property
+    def boto(self) -> Any:
+        """boto3's client, for the keys that obstore cannot name."""
+        return boto_client(self._place, self._session, self._anonymous, self._at.region)
+
+
+@lru_cache(maxsize=16)
+def _client(
+    _identity: str, place: str, bucket: str, prefix: str, anonymous: bool, at: Address
+) -> Client:
+    """The client of a place and of all its copies in this process.
+
+    A worker gets a copy with each job; connections, and what is known of the server's pace, stay.
     """
-
-    def __init__(self, limit: float = 1024.0) -> None:
-        self.limit = limit
-        self._most = limit
-        self._in_flight = 0
-        self._slowed_at = 0.0
-        self._changed = threading.Condition()
-
-    def __enter__(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_flight < self.limit)
-            self._in_flight += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._changed:
-            if error is None:
-                self.limit = min(self._most, self.limit + 1 / self.limit)
-            self._in_flight -= 1
-            self._changed.notify()
-
-    def slow_down(self) -> None:
-        """The server has asked for less; of many such answers at once, one counts."""
-        with self._changed:
-            now = time.monotonic()
-            if now - self._slowed_at > 1:
-                self.limit = max(1.0, min(self.limit, self._in_flight) / 2)
-                self._slowed_at = now
+    return Client(place, bucket, prefix, anonymous, at)
 
 
 class S3Prefix(Place):
@@ -96,105 +110,105 @@ class S3Prefix(Place):
         self.bucket = bucket
         self.prefix = prefix
         self.anonymous = anonymous
+        self._identity = uuid.uuid4().hex
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process opens connections, and finds the server's pace, by itself. Endpoint and
-        # region, which are looked up for a quarter of a second, go along; credentials never do.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_store", "_pace")}
+        # Another process opens connections, and finds the server's pace, by itself. The address,
+        # which takes a second to look up, goes along; credentials never do.
+        return {k: v for k, v in self.__dict__.items() if k != "_connected"}
 
     @cached_property
-    def _pace(self) -> Pace:
-        return Pace()
+    def _address(self) -> Address:
+        session = open_session(self.url, self.anonymous)
+        return find_address(self.url, self.bucket, session, self.anonymous)
 
     @cached_property
-    def _endpoint(self) -> tuple[str, str]:
-        """The URL and the region that the environment and the profile ask for."""
-        import boto3
-        from botocore.exceptions import BotoCoreError
-
-        try:
-            session = boto3.Session()
-            meta = session.client("s3", region_name=session.region_name or "us-east-1").meta
-        except BotoCoreError as error:
-            raise self._bad_settings(error) from error
-        return meta.endpoint_url, meta.region_name
-
-    @cached_property
-    def _store(self) -> S3Store:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-        from obstore.auth.boto3 import Boto3CredentialProvider
-        from obstore.store import S3Store
-
-        endpoint, region = self._endpoint
-        try:
-            session = boto3.Session()
-            credentials = None if self.anonymous else session.get_credentials()
-        except BotoCoreError as error:
-            raise self._bad_settings(error) from error
-        if credentials is None and not self.anonymous:
-            raise UsageError(
-                f"{self.url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or pass --anonymous for a public bucket"
-            )
-        config: S3Config = {"region": region, "skip_signature": self.anonymous}
-        if not endpoint.endswith(".amazonaws.com"):
-            config["endpoint"] = endpoint
-        return S3Store(
-            self.bucket,
-            prefix=self.prefix or None,
-            config=config,
-            credential_provider=None if self.anonymous else Boto3CredentialProvider(session),
-            client_options={
-                "allow_http": endpoint.startswith("http://"),
-                "connect_timeout": CONNECT_TIMEOUT,
-                "read_timeout": READ_TIMEOUT,
-                "timeout": "300s",
-            },
-            retry_config={"max_retries": 0},
+    def _connected(self) -> Client:
+        return _client(
+            self._identity, self.url, self.bucket, self.prefix, self.anonymous, self._address
         )
 
-    def _bad_settings(self, error: Exception) -> UsageError:
-        return UsageError(f"{self.url}: the AWS settings do not work: {error}")
+    @property
+    def _store(self) -> S3Store:
+        return self._connected.store
 
     def check(self) -> None:
         # A wrong address should say so in seconds.
-        self._persist(lambda: next(iter(self._store.list(chunk_size=1)), None), "", patience_s=2.0)
+        self._page("", None, patience_s=2.0)
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        first = self._list_range(prefix, None, None, most=PAGE)
-        yield from first
-        if len(first) < PAGE:
-            return
-        # More than a page: ABID's ids begin with digits, so their first two divide the rest.
-        # A page takes S3 a tenth of a second or two, and knows the next one only when it is there.
-        start = first[-1].path
         folder = f"{prefix}/" if prefix else ""
-        borders = [f"{folder}{number:02d}" for number in range(100)]
-        borders = [start, *(border for border in borders if border > start)]
-        ends: list[str | None] = [*borders[1:], None]
-        with ThreadPoolExecutor(LISTERS) as pool:
-            for found in pool.map(lambda b, e: self._list_range(prefix, b, e), borders, ends):
-                yield from found
+        first = self._page(folder, None)
+        yield from first.entries
+        if first.last is None:
+            return
+        second = self._page(folder, first.last)
+        if any(entry.path <= first.last for entry in second.entries):
+            # A server that lists in no order, or that cannot begin above a key.
+            given = {entry.path for entry in first.entries}
+            yield from (e for e in self._list_in_sequence(folder) if e.path not in given)
+            return
+        yield from second.entries
+        if second.last is not None:
+            yield from list_in_parallel(
+                lambda after: self._page(folder, after), second.last, folder, LISTERS
+            )
 
-    def _list_range(
-        self, prefix: str, after: str | None, last: str | None, most: int | None = None
-    ) -> list[Entry]:
-        """The objects whose path is above `after` and not above `last`; the first `most`."""
+    def _page(self, folder: str, after: str | None, patience_s: float | None = None) -> Page:
+        """The first objects of a folder whose path is above `after`."""
+        from obstore.exceptions import InvalidPathError
 
-        def listed() -> list[Entry]:
-            found: list[Entry] = []
-            for page in self._store.list(prefix or None, offset=after, chunk_size=PAGE):
-                for item in page:
-                    if last is not None and item["path"] > last:
-                        return found
-                    if item["path"] != LOCK:
-                        found.append(Entry(item["path"], item["size"], item["e_tag"] or ""))
-                if most is not None and len(found) >= most:
-                    return found[:most]
-            return found
+        def listed() -> list[ObjectMeta]:
+            pages = self._store.list(folder.rstrip("/") or None, offset=after, chunk_size=PAGE)
+            return [*next(iter(pages), [])]
 
-        return self._persist(listed, prefix)
+        if after is None or is_plain(after):
+            with contextlib.suppress(InvalidPathError):
+                found = self._persist(listed, folder.rstrip("/"), patience_s=patience_s)
+                # obstore leaves out the slash by which an empty object is a folder.
+                if all(item["size"] for item in found):
+                    entries = [
+                        Entry(o["path"], o["size"], _version(o["e_tag"], o["last_modified"]))
+                        for o in found
+                        if o["path"] != LOCK
+                    ]
+                    return Page(entries, found[-1]["path"] if len(found) == PAGE else None)
+        start = {} if after is None else {"StartAfter": self._root + after}
+        return self._exact_page(folder, start)[0]
+
+    def _list_in_sequence(self, folder: str) -> Iterator[Entry]:
+        position: dict[str, str] | None = {}
+        while position is not None:
+            page, position = self._exact_page(folder, position)
+            yield from page.entries
+
+    def _exact_page(
+        self, folder: str, position: Mapping[str, str]
+    ) -> tuple[Page, dict[str, str] | None]:
+        """A page of any keys there are, and the position of the next."""
+        answer = self._persist(
+            lambda: self._connected.boto.list_objects_v2(
+                Bucket=self.bucket, Prefix=self._root + folder, MaxKeys=PAGE, **position
+            ),
+            folder.rstrip("/"),
+        )
+        found = [
+            (item["Key"].removeprefix(self._root), item) for item in answer.get("Contents", [])
+        ]
+        entries = [
+            Entry(path, item["Size"], _version(item.get("ETag"), item["LastModified"]))
+            for path, item in found
+            # Empty objects that end in a slash are what AWS's console calls folders.
+            if path not in ("", LOCK) and not (path.endswith("/") and not item["Size"])
+        ]
+        if not answer.get("IsTruncated"):
+            return Page(entries, None), None
+        token = {"ContinuationToken": answer["NextContinuationToken"]}
+        return Page(entries, found[-1][0]), token
+
+    @property
+    def _root(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
 
     def get(self, path: str) -> bytes:
         return self._persist(lambda: self._store.get(path).bytes().to_bytes(), path)
@@ -203,15 +217,16 @@ class S3Prefix(Place):
         def fetched() -> bytes:
             answer = self._store.get(entry.path)
             data = answer.bytes().to_bytes()
-            # Not every server that speaks S3 sends an ETag with an object.
-            version = answer.meta["e_tag"] or entry.version
-            if (len(data), version) != (entry.size_bytes, entry.version):
+            version = _version(answer.meta["e_tag"], answer.meta["last_modified"])
+            # Not every server sends an ETag with an object, or lists it.
+            comparable = version.startswith(AT) == entry.version.startswith(AT)
+            if len(data) != entry.size_bytes or (comparable and version != entry.version):
                 raise ObjectChanged(entry.path)
             return data
 
         for _ in range(CHANGES_DOUBTED):
             try:
-                return self._persist(fetched, entry.path)
+                return self._persist(fetched, entry.path, listed=True)
             except ObjectChanged:
                 # A body may have been cut short on its way by what stands between.
                 continue
@@ -244,10 +259,14 @@ class S3Prefix(Place):
         def put() -> str | None:
             try:
                 answer = self._store.put(path, data, mode=mode)
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError as error:
+                if problem_of(error).code == "NoSuchBucket":
+                    raise
                 return None
             except BaseError as error:
-                if NOT_IMPLEMENTED not in str(error):
+                if problem_of(error).status != NOT_IMPLEMENTED:
                     raise
                 answer = self._store.put(path, data)
             return answer["e_tag"] or ""
@@ -259,53 +278,57 @@ class S3Prefix(Place):
             self._persist(lambda: self._store.delete(path), path)
 
     def _persist(
-        self, request: Callable[[], T], path: str, patience_s: float = GIVE_UP_AFTER_S
+        self,
+        request: Callable[[], T],
+        path: str,
+        *,
+        patience_s: float | None = None,
+        listed: bool = False,
     ) -> T:
-        """Tries a request until it succeeds, cannot succeed, or patience ends."""
-        from obstore.exceptions import BaseError
+        """Tries a request until it succeeds, cannot succeed, or has failed for so long.
 
-        began, pause_s = time.monotonic(), 0.1
+        Of an object that was `listed`, what concerns it alone is an `ObjectRefused`.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+        from obstore.exceptions import BaseError, InvalidPathError
+
+        if path and not is_plain(path):
+            raise ObjectRefused(f"{path!r}: no key that obstore can ask for")
+        pace, failing_since, pause_s = self._connected.pace, None, 0.1
         while True:
             try:
-                with self._pace:
+                with pace:
                     return request()
-            except (FileNotFoundError, ObjectChanged):
+            except (ObjectChanged, InvalidPathError):
                 raise
-            except (BaseError, OSError) as error:
-                text = str(error)
-                waited = time.monotonic() - began
-                final = any(word in text for word in FINAL) and TRANSIENT not in text
-                if final or waited > patience_s:
-                    self._explain(error, path)
-                if any(word in text for word in PUSHED_BACK):
-                    self._pace.slow_down()
+            except (BaseError, BotoCoreError, ClientError, OSError) as error:
+                problem = problem_of(error)
+                if isinstance(error, FileNotFoundError) and problem.code != "NoSuchBucket":
+                    raise
+                now = time.monotonic()
+                failing_since = failing_since or now
+                if is_final(problem) or now - failing_since > (patience_s or GIVE_UP_AFTER_S):
+                    if listed and concerns_one_object(problem):
+                        raise ObjectRefused(
+                            f"{path}: S3 does not hand it out ({problem.code or problem.status})"
+                        ) from error
+                    where = f"{self.url}/{path}" if path else self.url
+                    raise explain(error, where, self._address, self.anonymous) from error
+                if problem.status in PUSHED_BACK:
+                    pace.slow_down()
             # Full jitter: requests that failed together do not come back together.
             time.sleep(random.uniform(0, pause_s))
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
-    def _explain(self, error: Exception, path: str) -> NoReturn:
-        """Turns obstore's error, a page of debug output, into a line that says what to do."""
-        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        where = f"{self.url}/{path}" if path else self.url
-        text = str(error)
-        if "NoSuchBucket" in text:
-            raise UsageError(f"{where}: no such bucket") from error
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
-            word in text for word in DENIED
-        ):
-            remedy = (
-                "this bucket is not public; call without --anonymous"
-                if self.anonymous
-                else "check the AWS credentials, or pass --anonymous for a public bucket"
-            )
-            raise UsageError(f"{where}: access denied; {remedy}") from error
-        if "error sending request" in text:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            remedy = f"is AWS_ENDPOINT_URL={endpoint} right?" if endpoint else "is there a network?"
-            raise WorkError(f"{where}: S3 does not answer; {remedy}") from error
-        raise WorkError(f"{where}: {text.splitlines()[0]}") from error
-
 
 CHANGES_DOUBTED = 3
 """How often an object must come otherwise than it was listed before that is believed."""
+AT = "@"
+"""Begins a version that is a time, for want of an ETag."""
+
+
+def _version(e_tag: str | None, modified: datetime) -> str:
+    """What tells versions of an object apart: its ETag, without the quotes that some servers leave
+    out, and the mark of a weak one that proxies put there."""
+    bare = (e_tag or "").removeprefix("W/").strip('"')
+    return bare or f"{AT}{modified.timestamp():.0f}"
