@@ -67,8 +67,8 @@ def odd_s3(
             state.requests += 1
             url = urlsplit(self.path)
             query = {k: v[0] for k, v in parse_qs(url.query, keep_blank_values=True).items()}
-            good = self.list(query) if "list-type" in query else self.object(unquote(url.path))
-            answer = state.bend(self.headers, query, good) or good
+            good = self.list(query) if "list-type" in query else self.read(unquote(url.path))
+            answer = state.bend(dict(self.headers), query, good) or good
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -79,7 +79,7 @@ def odd_s3(
 
         do_HEAD = do_GET  # noqa: N815
 
-        def object(self, path: str) -> Answer:
+        def read(self, path: str) -> Answer:
             _, _, key = path.removeprefix("/").partition("/")
             if not key:
                 return Answer(200)

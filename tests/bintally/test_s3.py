@@ -12,7 +12,7 @@ import pytest
 
 import bintally.s3
 from bintally.command import UsageError, WorkError
-from bintally.places import ObjectRefused, open_place
+from bintally.places import Entry, ObjectRefused, open_place
 from bintally.s3_address import find_address, open_session
 from tests.bintally.odd_s3 import Answer, OddS3, error, odd_s3
 
@@ -180,7 +180,7 @@ def test_a_login_that_does_not_work_is_named_with_its_remedy(
 ) -> None:
     serve(lambda *_: error(status, code))
     place = open_place("s3://bucket/place")
-    entry = bintally.s3.Entry("a/1.jpg", 1, "x")
+    entry = Entry("a/1.jpg", 1, "x")
     for ask in (place.check, lambda: list(place.entries()), lambda: place.get("a")):
         with pytest.raises(UsageError, match=told):
             ask()

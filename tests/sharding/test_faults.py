@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import bintally.s3
+from bintally.pace import Pace
 from bintally.places import open_place
 from sharding.build import build
 from sharding.distribute import Processes
@@ -44,7 +45,7 @@ def test_a_failing_s3_changes_no_byte(
 
 
 def test_the_pace_halves_when_the_server_pushes_back_and_recovers() -> None:
-    pace = bintally.s3.Pace(64.0)
+    pace = Pace(64.0)
     with pace:
         pass
     assert pace.limit == 64
