@@ -68,7 +68,9 @@ def odd_s3(
             url = urlsplit(self.path)
             query = {k: v[0] for k, v in parse_qs(url.query, keep_blank_values=True).items()}
             good = self.list(query) if "list-type" in query else self.read(unquote(url.path))
-            answer = state.bend(dict(self.headers), query, good) or good
+            answer = (
+                state.bend({k.lower(): v for k, v in self.headers.items()}, query, good) or good
+            )
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

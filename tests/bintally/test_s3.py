@@ -58,7 +58,7 @@ EVERY = sorted(key.removeprefix("place/") for key in OBJECTS)
 
 def test_the_region_of_a_bucket_is_found_out(serve: Serve) -> None:
     def elsewhere(headers: Mapping[str, str], _: object, good: Answer) -> Answer | None:
-        if "/eu-west-1/" in headers.get("Authorization", ""):
+        if "/eu-west-1/" in headers.get("authorization", ""):
             return None
         return error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1")
 
