@@ -24,7 +24,7 @@ class Synthesize:
     """Draw a bucket in the layout of the Amazon Bin Image Dataset, faults included."""
 
     output: Places
-    """A folder, or s3://bucket/prefix."""
+    """An empty folder or s3://bucket/prefix."""
     images: int = 1200
     """Good photos of the padded series; some of the unpadded one and some bad ones come on top."""
     seed: int = 0

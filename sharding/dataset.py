@@ -113,6 +113,13 @@ class Dataset:
             )
             for name, split in value["splits"].items()
         }
+        numbers = [*value["classes"], *(split.samples for split in splits.values())]
+        for split in splits.values():
+            numbers += split.class_counts.values()
+            for shard in split.shards:
+                numbers += [shard.samples, shard.bytes, *shard.class_counts.values()]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("a number in it is not a whole number")
         return cls(
             value["classes"],
             value["seed"],

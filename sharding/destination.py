@@ -32,6 +32,7 @@ __all__ = [
     "Identity",
     "discard",
     "is_own",
+    "is_record",
     "look",
     "refuse_foreign_names",
     "refuse_overlap",
@@ -117,6 +118,11 @@ class Found:
 def is_own(path: str) -> bool:
     """Whether a build names its files so."""
     return OWN_NAME.fullmatch(path) is not None
+
+
+def is_record(path: str) -> bool:
+    """Whether an unfinished build names its records so."""
+    return is_own(path) and path.startswith(f"{RECORDS}/")
 
 
 def refuse_overlap(source: Place, destination: Place) -> None:

@@ -14,12 +14,16 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
+
+from bintally.command import UsageError
+from bintally.lease import Lease, take_lease
+from bintally.places import Place
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Output", "Summary", "synthesize"]
+__all__ = ["Summary", "synthesize"]
 
 _COUNT_WEIGHTS = (9_701, 41_147, 76_863, 90_058, 80_550, 62_448)
 """ABID's photos of 0 to 5 items."""
@@ -42,13 +46,6 @@ _PLAN_STREAM, _LOOK_STREAM, _PHOTO_STREAM = 1, 2, 3
 Fault = Literal[
     "no_json", "no_image", "truncated_image", "invalid_json", "negative_quantity", "empty_image"
 ]
-
-
-class Output(Protocol):
-    """Where the bucket is written: a folder or object storage."""
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write `data` at `path`, wholly or not at all."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,12 @@ class _Photo:
 
 
 def synthesize(
-    output: Output, *, images: int = 1200, seed: int = 0, workers: int | None = None
+    output: Place, *, images: int = 1200, seed: int = 0, workers: int | None = None
 ) -> Summary:
     """Write an invented bucket with `images` good photos of the padded series to `output`.
 
     From 100 images on there is an unpadded series and a fixed number of faulty ids beside them.
-    Returns what was written.
+    Returns what was written. Raises `UsageError` if the place is not empty: it may hold photos.
     """
     if images < 1:
         raise ValueError(f"images must be at least 1, not {images}")
@@ -105,25 +102,14 @@ def synthesize(
         raise ValueError(f"seed must not be negative, not {seed}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    from tqdm import tqdm
-
-    photos = _plan(images, seed)
-    chunks = [photos[start : start + _CHUNK] for start in range(0, len(photos), _CHUNK)]
-    num_bytes = 0
-    pool = ProcessPoolExecutor(
-        min(workers or os.cpu_count() or 1, len(chunks)),
-        # Forking a process that has threads, as a caller of a progress bar or of S3 has, can hang.
-        mp_context=multiprocessing.get_context("spawn"),
-    )
-    try:
-        with tqdm(total=len(photos), unit="photo", disable=None) as progress:
-            sizes = {pool.submit(_write, output, seed, chunk): len(chunk) for chunk in chunks}
-            for written in as_completed(sizes):
-                num_bytes += written.result()
-                progress.update(sizes[written])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
+    with take_lease(output) as lease:
+        if (held := next(iter(output.entries()), None)) is not None:
+            raise UsageError(
+                f"{output} holds {held.path}; a bucket is drawn into an empty place only: choose "
+                "another --output"
+            )
+        photos = _plan(images, seed)
+        num_bytes = _write_all(lease, seed, photos, workers or os.cpu_count() or 1)
     good = Counter(photo.count for photo in photos if photo.fault is None)
     return Summary(
         images=images,
@@ -132,6 +118,28 @@ def synthesize(
         counts=tuple(good[count] for count in range(max(good) + 1)),
         faults=dict(Counter(photo.fault for photo in photos if photo.fault is not None)),
     )
+
+
+def _write_all(lease: Lease, seed: int, photos: Sequence[_Photo], workers: int) -> int:
+    """Draw and write `photos` in several processes; return their size in bytes."""
+    from tqdm import tqdm
+
+    chunks = [photos[start : start + _CHUNK] for start in range(0, len(photos), _CHUNK)]
+    num_bytes = 0
+    pool = ProcessPoolExecutor(
+        min(workers, len(chunks)),
+        # Forking a process that has threads, as a caller of a progress bar or of S3 has, can hang.
+        mp_context=multiprocessing.get_context("spawn"),
+    )
+    try:
+        with tqdm(total=len(photos), unit="photo", disable=None) as progress:
+            sizes = {pool.submit(_write, lease, seed, chunk): len(chunk) for chunk in chunks}
+            for written in as_completed(sizes):
+                num_bytes += written.result()
+                progress.update(sizes[written])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return num_bytes
 
 
 # Which ids there are, and which of them show the same bin
@@ -295,14 +303,14 @@ def _files(seed: int, photo: _Photo) -> dict[str, bytes]:
     return files
 
 
-def _write(output: Output, seed: int, photos: Sequence[_Photo]) -> int:
+def _write(lease: Lease, seed: int, photos: Sequence[_Photo]) -> int:
     """Draw and write `photos`; return their size in bytes, that of their JSON included."""
     num_bytes = 0
     with ThreadPoolExecutor(_PUTS_IN_FLIGHT) as threads:
         puts = []
         for photo in photos:
             for path, data in _files(seed, photo).items():
-                puts.append(threads.submit(output.put, path, data))
+                puts.append(threads.submit(lease.put, path, data))
                 num_bytes += len(data)
         for put in puts:
             put.result()

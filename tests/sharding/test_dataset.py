@@ -96,7 +96,9 @@ def test_an_unfinished_or_damaged_dataset_is_one_clear_error(shards: Path, tmp_p
     (tmp_path / "train/train-000000.tar").write_bytes(b"begun")
     with pytest.raises(WorkError, match=r"no dataset\.json, so this is no complete dataset"):
         read_dataset(open_place(tmp_path))
-    for damaged in (b"", b"{}", b"[]", (shards / "dataset.json").read_bytes()[:500]):
+    whole = (shards / "dataset.json").read_bytes()
+    odd = json.dumps(json.loads(whole) | {"classes": ["0", 1.0]}).encode()
+    for damaged in (b"", b"{}", b"[]", whole[:500], odd):
         (tmp_path / "dataset.json").write_bytes(damaged)
         with pytest.raises(WorkError, match="not readable"):
             read_dataset(open_place(tmp_path))

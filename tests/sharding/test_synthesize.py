@@ -6,8 +6,10 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from bintally.command import UsageError
 from bintally.places import open_place
 from sharding.synthesize import synthesize
 from tests.conftest import SEED, contents
@@ -49,3 +51,12 @@ def test_both_series_of_names_and_all_counts_are_there(bucket: Path) -> None:
         assert ("image_fname" in metadata) == (len(path.stem) < 5)
     assert {0, 1, 2, 3, 4, 5, 6} <= counts
     assert SEED == 7, "the bucket of another seed may lack a rare count"
+
+
+@pytest.mark.parametrize("name", ["bin-images/00001.jpg", "metadata/1.json", "thesis.txt", "a/b"])
+def test_a_place_that_is_not_empty_is_left_as_it_is(name: str, tmp_path: Path, s3: str) -> None:
+    for place in (open_place(tmp_path / "mine"), open_place(f"{s3}/mine")):
+        place.put(name, b"years of work")
+        with pytest.raises(UsageError, match=f"mine holds {name}; .*another --output"):
+            synthesize(place, images=3)
+        assert {e.path: place.get(e.path) for e in place.entries()} == {name: b"years of work"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import bisect
+import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bintally.places import open_place
+from sharding.catalog import Catalog, Row, read_catalog_file
 from sharding.dataset import parse_index
 from sharding.verify import verify
 from tests.conftest import Command
@@ -88,6 +91,40 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: shutil.copy(d / "train/train-000000.tar", d / "train/train-000001.tar"),
         "is in the dataset 2 times",
     ),
+    "counts that are off by one": (
+        lambda d: change_rows(d, add_one),
+        "catalog.parquet gives it another count",
+    ),
+    "a catalog that says otherwise of what is in no shard": (
+        lambda d: change_rows(d, give_no_reason),
+        "catalog.parquet: its sha256 is not the one in dataset.json",
+    ),
+    "another number of samples": (
+        lambda d: change_summary(d, lambda s: s["splits"]["test"].update(samples=1)),
+        "test: its number of samples is not that of its shards",
+    ),
+    "other counts by class": (
+        lambda d: change_summary(
+            d, lambda s: s["splits"]["test"]["class_counts"].update({"0": 99})
+        ),
+        "test: its counts by class are not those of its shards",
+    ),
+    "other samples of a shard": (
+        lambda d: change_summary(d, lambda s: s["splits"]["test"]["shards"][0].update(samples=3)),
+        "test-000000.tar: its counts by class do not add up to its samples",
+    ),
+    "fewer classes": (
+        lambda d: change_summary(d, lambda s: s.update(classes=[0, 1, 2, 3, 4])),
+        "its classes are not the counts from 0 to 5",
+    ),
+    "classes in another order": (
+        lambda d: change_summary(d, lambda s: s.update(classes=[5, 4, 3, 2, 1, 0])),
+        "its classes are not the counts from 0 to 5",
+    ),
+    "a split that is not there": (
+        lambda d: change_summary(d, lambda s: s["splits"].pop("test")),
+        "its splits are not train, validation, test",
+    ),
     "another catalog": (
         lambda d: (d / "catalog.parquet").write_bytes(_catalog_without_first_sample(d)),
         "catalog.parquet does not place it here",
@@ -95,9 +132,28 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def _catalog_without_first_sample(folder: Path) -> bytes:
-    from sharding.catalog import Catalog, read_catalog_file
+def add_one(row: Row) -> None:
+    row.count = None if row.count is None else row.count + 1
 
+
+def give_no_reason(row: Row) -> None:
+    row.reason = None
+
+
+def change_rows(folder: Path, change: Callable[[Row], object]) -> None:
+    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+    for row in rows:
+        change(row)
+    (folder / "catalog.parquet").write_bytes(Catalog(rows, {}, {}, {}).to_parquet())
+
+
+def change_summary(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads((folder / "dataset.json").read_text())
+    change(value)
+    (folder / "dataset.json").write_text(json.dumps(value))
+
+
+def _catalog_without_first_sample(folder: Path) -> bytes:
     rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
     first = next(row for row in rows if row.status == "sharded")
     first.put_aside("excluded", "by a test")
@@ -118,3 +174,12 @@ def test_the_command_exits_1_on_damage_and_0_without(damaged: Path, run: Command
     assert result.returncode == 1
     assert "train/train-000000.tar" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_a_build_had_no_time_to_remove_is_no_damage(damaged: Path) -> None:
+    for name in (".build/plan", ".build/train-000000.json", ".bintally-lock"):
+        (damaged / name).parent.mkdir(exist_ok=True)
+        (damaged / name).write_bytes(b"x")
+    assert faults(damaged) == []
+    (damaged / ".build/notes").write_bytes(b"x")
+    assert faults(damaged) == [".build/notes: is no part of the dataset"]

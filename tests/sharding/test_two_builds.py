@@ -1,0 +1,88 @@
+"""Two builds of one place at once, stopped, continued and killed at random moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bintally.command import UsageError
+from bintally.places import Place, open_place
+from sharding.build import build
+from sharding.dataset import DATASET
+from sharding.distribute import Processes
+from sharding.plan import Options
+from sharding.verify import verify
+from tests.conftest import REPOSITORY
+
+BUILD = """
+import bintally.lease, runpy
+bintally.lease.TIME_TO_LIVE_S, bintally.lease.RENEWED_EVERY_S = 2.0, 0.3
+runpy.run_module("sharding", run_name="__main__", alter_sys=True)
+"""
+SIGNALS = [signal.SIGSTOP] * 3 + [signal.SIGCONT] * 3 + [signal.SIGKILL]
+
+
+def begin(source: Path, place: Place, seed: int, *more: str) -> subprocess.Popen[str]:
+    words = ["--source", str(source), "--output", place.url, "--seed", str(seed), *more]
+    words += ["--shard-samples", "6", "--resize", "64x64"]
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, "build", *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def disturb(builds: list[subprocess.Popen[str]], draw: random.Random) -> None:
+    """Sends signals, to a build or to it and its workers, and lets both come to an end."""
+    for _ in range(draw.randrange(1, 9)):
+        time.sleep(draw.uniform(0.05, 0.9))
+        victim = draw.choice(builds)
+        send = draw.choice([os.kill, os.killpg])
+        if victim.poll() is None:
+            with suppress(ProcessLookupError):
+                send(victim.pid, draw.choice(SIGNALS))
+    for victim in builds:
+        with suppress(ProcessLookupError):
+            os.killpg(victim.pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["folder", "S3"])
+def test_whatever_says_that_it_is_done_verifies(
+    where: str, bucket: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    draw, done = random.Random(5), 0
+    for round_ in range(25):
+        base = tmp_path if where == "folder" else request.getfixturevalue("s3")
+        place = open_place(f"{base}/{round_}")
+        more = [draw.choice([["--workers", "1"], ["--workers", "2"]]) for _ in range(2)]
+        if draw.random() < 0.3:
+            more[1].append("--restart")
+        builds = [begin(bucket, place, draw.choice([0, 0, 1]), *words) for words in more]
+        disturb(builds, draw)
+        for process in builds:
+            _, errors = process.communicate(timeout=120)
+            assert "Traceback" not in errors, errors
+            assert process.returncode in (0, 1, 2, -signal.SIGKILL), errors
+        if 0 in [process.returncode for process in builds] and "--restart" not in more[1]:
+            assert DATASET in {entry.path for entry in place.entries()}
+        if DATASET in {entry.path for entry in place.entries()}:
+            assert verify(place, decode=True)[1] == []
+            done += 1
+        # And whatever is left is no obstacle to the next one.
+        options = Options(shard_samples=6, resize="64x64")
+        with suppress(UsageError):
+            build(open_place(bucket), place, options, distributor=Processes(1), connections=8)
+            assert verify(place, decode=True)[1] == []
+    assert done > 5
