@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bintally.command import UsageError, main
-from training.config import DeviceName, EngineName, FitConfig, PrecisionName
+from training.config import DeviceName, EngineName, FitConfig, OnBadSample, PrecisionName
 from training.presets import with_preset
 from training.sagemaker import deliver, with_job
 
@@ -65,6 +65,9 @@ class Evaluate:
     output: Path | None = None
     """Folder for evaluation.json and report.html; the checkpoint's own if none is named."""
     batch_size: int = 128
+    on_bad_sample: OnBadSample = "stop"
+    """What a photo does that does not decode: end the evaluation, or be left out of all metrics,
+    which is told and counted."""
     precision: PrecisionName = "auto"
     """auto is bf16 where the GPU or CPU computes it, fp32 elsewhere."""
     engine: EngineName = "auto"
@@ -87,6 +90,7 @@ class Evaluate:
             precision=self.precision,
             engine_name=self.engine,
             device=self.device,
+            on_bad_sample=self.on_bad_sample,
             cache=shard_cache(self.cache, self.cache_gib),
         )
         if summary is not None:
@@ -100,6 +104,8 @@ class Evaluate:
 def _print_summary(summary: dict[str, Any]) -> None:
     baseline = summary["baseline"]
     print(f"{summary['samples']:,} photos of the {summary['split']} split, each counted once")
+    if summary["left_out"]:
+        print(f"{summary['left_out']:,} do not decode, and are left out of all metrics")
     print(f"{'':<12}{'model':>9}{'always ' + str(baseline['count']):>12}")
     for name, title in (("accuracy", "accuracy"), ("within_one", "within one")):
         print(f"{title:<12}{summary[name]:>9.2%}{baseline[name]:>12.2%}")

@@ -137,7 +137,8 @@ class FitConfig:
     fits in a third of it."""
     on_bad_sample: OnBadSample = "stop"
     """What a photo does that does not decode (a bit that flipped since `verify`): end training, or
-    make place for the next one of its shard, which is told."""
+    make place for the next one of its shard, which is told. A validation leaves it out, and counts
+    it."""
     engine: EngineName = "auto"
     """What decodes: NVIDIA DALI, or libjpeg-turbo on the CPU. auto is DALI on a GPU."""
     device: DeviceName = "auto"

@@ -1,4 +1,8 @@
-"""Evaluation: every sample of a split exactly once, on any number of processes."""
+"""Evaluation: every sample of a split exactly once, on any number of processes.
+
+A photo that does not decode has no answer. Either it ends the evaluation, or it is named, left out
+of all metrics, and counted: nothing comes in its place.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bintally.command import WorkError
 from training.distributed import Process
 from training.engine import Engine
 from training.loader import Batch, load
@@ -28,17 +33,22 @@ __all__ = ["Evaluation", "evaluate", "evaluate_batches"]
 class Evaluation:
     """What a model answered for each sample of a split, in the split's order."""
 
+    indices: NDArray[np.int64]
+    """(samples,) which of the split they are: all whose photos decode."""
     labels: NDArray[np.int64]
     """(samples,) true class indices."""
     probabilities: NDArray[np.float32]
     """(samples, classes)."""
     loss: float
     """Mean cross-entropy, in nats."""
+    left_out: int = 0
+    """Samples whose photos do not decode."""
 
     def summarize(self, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
         """The metrics, as `evaluation.json` holds them."""
         matrix = confusion_matrix(self.labels, self.predicted, len(classes))
-        return {"loss": self.loss, **summarize(matrix, classes, baseline_count)}
+        summary = summarize(matrix, classes, baseline_count)
+        return {"loss": self.loss, **summary, "left_out": self.left_out}
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -56,21 +66,24 @@ def evaluate(
     *,
     batch_size: int,
     precision: torch.dtype,
+    left_out: set[int] | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Runs the model over a split, the work divided between processes; all get the result.
 
+    With `left_out`, photos that do not decode are noted there; else they raise `WorkError`.
     `pause` is called after every round of batches, on all processes as often; it may raise.
     """
     order = evaluation_batches(len(samples), batch_size, process.rank, process.world_size)
     return evaluate_batches(
         model,
-        load(samples, classes, engine, order),
+        load(samples, classes, engine, order, left_out=left_out),
         len(samples),
         len(classes),
         process,
         batch_size=batch_size,
         precision=precision,
+        left_out=left_out,
         pause=pause,
     )
 
@@ -84,9 +97,11 @@ def evaluate_batches(
     *,
     batch_size: int,
     precision: torch.dtype,
+    left_out: set[int] | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """As `evaluate`, on batches that are there already: this process's of `evaluation_batches`."""
+    """As `evaluate`, on batches that are there already: this process's of `evaluation_batches`,
+    without those samples that are in `left_out` when all batches have come."""
     model.eval()
     device = process.device
     # Each sample is one process's, so adding zeros from the others gives it to all, unchanged.
@@ -107,8 +122,21 @@ def evaluate_batches(
                 seen[at] += 1
             pause()
         next(mine, None)  # Lets an engine end its run, ready for the next.
-    for values in (labels, logits, seen):
+    omitted = torch.zeros(num_samples, dtype=torch.int64, device=device)
+    omitted[[*(left_out or ())]] = 1
+    for values in (labels, logits, seen, omitted):
         process.sum(values)
-    assert bool((seen == 1).all()), "every sample is evaluated exactly once"
-    loss = functional.cross_entropy(logits.double(), labels, reduction="sum") / max(1, num_samples)
-    return Evaluation(labels.cpu().numpy(), logits.softmax(1).cpu().numpy(), float(loss))
+    if not bool((seen + (omitted > 0) == 1).all()):
+        raise RuntimeError("an evaluation has to see every sample exactly once")
+    answered = seen == 1
+    labels, logits = labels[answered], logits[answered]
+    if num_samples and not len(labels):
+        raise WorkError(f"not one of the {num_samples:,} photos to evaluate on decodes")
+    loss = functional.cross_entropy(logits.double(), labels, reduction="sum") / max(1, len(labels))
+    return Evaluation(
+        answered.nonzero()[:, 0].cpu().numpy(),
+        labels.cpu().numpy(),
+        logits.softmax(1).cpu().numpy(),
+        float(loss),
+        num_samples - len(labels),
+    )

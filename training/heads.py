@@ -78,6 +78,7 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
             process,
             precision,
             views=views,
+            on_bad_sample=config.on_bad_sample,
         )
         for split, views in (("train", 2), ("validation", 1))
     )
@@ -114,7 +115,7 @@ class HeadTraining:
         self._loop = Loop(
             config,
             self.model,
-            FeatureInputs(config, data.train, data.validation, order, process, precision),
+            FeatureInputs(data.train, data.validation, order, process, precision),
             data.classes,
             data.class_counts,
             process,

@@ -65,7 +65,8 @@ class PhotoInputs:
     ) -> None:
         self.order = order
         self.loader = TrainingLoader(train, classes, engine, order, config.on_bad_sample)
-        self._config, self._validation = config, validation
+        self._validation = validation
+        self._left_out: set[int] | None = set() if config.on_bad_sample == "skip" else None
         self._classes, self._engine, self._process = classes, engine, process
         self._precision = precision
 
@@ -95,6 +96,7 @@ class PhotoInputs:
             self._process,
             batch_size=self.order.largest_part,
             precision=self._precision,
+            left_out=self._left_out,
             pause=pause,
         )
 
@@ -104,7 +106,6 @@ class FeatureInputs:
 
     def __init__(
         self,
-        config: FitConfig,
         train: Features,
         validation: Features | None,
         order: TrainingOrder,
@@ -112,14 +113,20 @@ class FeatureInputs:
         precision: torch.dtype,
     ) -> None:
         self.order = order
-        self._config, self._process, self._precision = config, process, precision
+        self._process, self._precision = process, precision
         self._train, self._train_labels = _tensors(train, process.device)
+        self._taken = torch.arange(len(train.labels))
+        """Which sample comes in each one's place."""
+        for sample, stand_in in train.stand_ins.items():
+            self._taken[sample] = stand_in
+        self._num_replaced = len(train.stand_ins) if process.is_first else 0
         self._validation = None if validation is None else _tensors(validation, process.device)
+        self._left_out = set() if validation is None else {*validation.stand_ins}
 
     @property
     def num_replaced(self) -> int:
-        """See `Inputs`: all of them decoded when the features were computed."""
-        return 0
+        """See `Inputs`: these are known from the start."""
+        return self._num_replaced
 
     def trained(self, model: CountNet) -> nn.Module:
         """See `Inputs`."""
@@ -132,8 +139,8 @@ class FeatureInputs:
         parts = [*self.order.batches(epoch, first_step)]
         samples = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0).long()
         flipped = torch.from_numpy(flips(samples.numpy(), self.order.seed, epoch)).long()
-        rows = (flipped * len(self._train_labels) + samples).to(self._train.device)
-        both = self._train.flatten(0, 1)
+        rows = flipped * len(self._train_labels) + self._taken[samples]
+        rows, both = rows.to(self._train.device), self._train.flatten(0, 1)
         for indices, at in zip(parts, rows.split([*map(len, parts)]), strict=True):
             labels = self._train_labels.index_select(0, at % len(self._train_labels))
             yield self._batch(indices, both.index_select(0, at), labels)
@@ -147,6 +154,7 @@ class FeatureInputs:
 
         def batches() -> Iterator[Batch]:
             for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):
+                indices = indices[~np.isin(indices, [*self._left_out])]
                 at = torch.from_numpy(indices).to(values.device)
                 yield self._batch(indices, values[0].index_select(0, at), labels[at])
 
@@ -158,6 +166,7 @@ class FeatureInputs:
             process,
             batch_size=size,
             precision=self._precision,
+            left_out=self._left_out,
             pause=pause,
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["Batch", "TrainingLoader", "load", "stand_in"]
+__all__ = ["Batch", "TrainingLoader", "does_not_decode", "load", "stand_in"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def load(
                 taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
             mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
             # Photo by photo, for a shard that is streamed is at hand for a while only.
-            read = [(samples.photo(i), *samples.labels([i], classes)) for i in taken]
+            read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
             ahead.append((wanted, taken, [label for _, label in read]))
             yield [photo for photo, _ in read], mirrored
 
@@ -159,10 +159,7 @@ def load(
                     replaced[bad] = stand_in(samples, bad)
                     say(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
                 else:
-                    raise WorkError(
-                        f"{told}; it was whole when it was written: `python -m sharding verify` "
-                        "lists all damage, and --on-bad-sample skip goes on without it"
-                    ) from error
+                    raise does_not_decode(samples, bad) from error
                 again.extendleft(wanted for wanted, _, _ in reversed(ahead))
                 ahead.clear()
     finally:
@@ -185,6 +182,14 @@ def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:
         if bad is not None:
             return int(indices[bad])
     return None
+
+
+def does_not_decode(samples: Samples, bad: int) -> WorkError:
+    """What is told where a bad photo is the end."""
+    return WorkError(
+        f"{samples.where(bad)}: the photo does not decode; it was whole when it was written: "
+        "`python -m sharding verify` lists all damage, and --on-bad-sample skip goes on without it"
+    )
 
 
 def stand_in(samples: Samples, bad: int) -> int:

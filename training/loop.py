@@ -32,7 +32,7 @@ __all__ = ["Loop", "Position", "Step", "Watcher"]
 SUMS = ("loss", "correct", "samples")
 STATISTICS = ("running_mean", "running_var")
 """What networks call the statistics that they gather in training and use after it."""
-VALIDATED = ("samples", "loss", "accuracy", "rmse", "mae", "within_one")
+VALIDATED = ("samples", "left_out", "loss", "accuracy", "rmse", "mae", "within_one")
 
 
 OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers": False}

@@ -11,7 +11,7 @@ from bintally.command import UsageError
 from bintally.places import open_place
 from sharding.dataset import read_dataset
 from training.checkpoint import read_checkpoint
-from training.config import DeviceName, EngineName, PrecisionName, precision_type
+from training.config import DeviceName, EngineName, OnBadSample, PrecisionName, precision_type
 from training.distributed import joined
 from training.engine import make_engine
 from training.evaluate import evaluate
@@ -33,6 +33,7 @@ def measure(
     precision: PrecisionName = "auto",
     engine_name: EngineName = "auto",
     device: DeviceName = "auto",
+    on_bad_sample: OnBadSample = "stop",
     cache: ShardCache | None = None,
 ) -> tuple[dict[str, Any] | None, bool]:
     """Evaluates a checkpoint and writes `evaluation.json` and `report.html` into a folder.
@@ -70,6 +71,7 @@ def measure(
             process,
             batch_size=batch_size,
             precision=computed_in,
+            left_out=set() if on_bad_sample == "skip" else None,
         )
         if process.is_first:
             baseline = most_frequent_count(dataset.splits["train"].class_counts)

@@ -86,8 +86,8 @@ def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> l
     chosen = [i for _, i in sorted(first_right.items())][:MOST_WRONG_EXAMPLES]
     return [
         Example(
-            samples.ids[i],
-            samples.photo(i).tobytes(),
+            samples.ids[evaluation.indices[i]],
+            samples.photo(int(evaluation.indices[i])).tobytes(),
             classes[evaluation.labels[i]],
             classes[predicted[i]],
             float(evaluation.probabilities[i, predicted[i]]),

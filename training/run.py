@@ -66,7 +66,8 @@ class Run(Watcher):
             config.batch_size,
             config.seed,
             train.all_labels(dataset.classes) if balanced else None,
-            train.windows,
+            # Features are at hand all together, wherever the shards lie.
+            None if config.uses_features else train.windows,
             process.rank,
             process.world_size,
             config.accumulate,
@@ -210,15 +211,14 @@ class Run(Watcher):
                 self.process,
                 self.precision,
                 views=views,
+                on_bad_sample=self.config.on_bad_sample,
                 pause=self.survival.pause,
             )
             for samples, views in ((self.train, 2), (self.validation, 1))
         )
         # Work, and no part of the start that a rule looks at.
         self.began += time.monotonic() - asked
-        return FeatureInputs(
-            self.config, train, validation, self.order, self.process, self.precision
-        )
+        return FeatureInputs(train, validation, self.order, self.process, self.precision)
 
     def _train_epoch(self) -> None:
         """An epoch, its validation, and the checkpoints after it."""

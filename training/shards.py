@@ -13,8 +13,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from bintally.command import UsageError, WorkError
 from bintally.places import TEMPORARY_SUFFIX, Folder, Place
@@ -146,7 +147,7 @@ class ShardCache:
 
     def open(
         self, place: Place, shard: Shard, keep: Kept, patience_s: float = PATIENCE_S
-    ) -> BinaryIO:
+    ) -> BufferedRandom:
         """The file of a shard, which is fetched if it is not there; those that `keep` names stay.
 
         It stays where it is until this is closed, and every map made of it. One that a crash or
@@ -169,7 +170,7 @@ class ShardCache:
                 else f"--cache {self.folder}: {shard.path} cannot be kept there: {error.strerror}"
             ) from error
 
-    def _open(self, place: Place, shard: Shard, keep: Kept, patience_s: float) -> BinaryIO:
+    def _open(self, place: Place, shard: Shard, keep: Kept, patience_s: float) -> BufferedRandom:
         path = self.folder / f"{shard.sha256}.tar"
         with self._locked(shard.sha256):
             if (file := self._open_whole(path, shard)) is not None:
@@ -188,7 +189,7 @@ class ShardCache:
             self._whole.add(shard.sha256)
             return file
 
-    def _open_whole(self, path: Path, shard: Shard) -> BinaryIO | None:
+    def _open_whole(self, path: Path, shard: Shard) -> BufferedRandom | None:
         """A file that is there, and is what it should be: all of its bytes are looked at when this
         process uses it for the first time."""
         try:
@@ -276,7 +277,7 @@ def _remove_unused(path: Path) -> bool:
     return True
 
 
-def _sha256(file: BinaryIO) -> str | None:
+def _sha256(file: BufferedRandom) -> str | None:
     """Of a file's bytes; None where the disk does not give them back."""
     try:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,6 +76,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
             precision=config.precision,
             engine_name=config.engine,
             device=config.device,
+            on_bad_sample=config.on_bad_sample,
             cache=shard_cache(config.cache, config.cache_gib),
         )
     files = {}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +17,27 @@ import pytest
 import torch
 
 import training.features
-from bintally.places import open_place
+from bintally.command import WorkError
+from bintally.places import Place, open_place
 from sharding.dataset import read_dataset
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, settings, torchrun
+from tests.training.test_loader import damaged
+from tests.training.test_shards import CountingPlace, shards_on_s3, small_shards
 from training.checkpoint import read_checkpoint
+from training.config import OnBadSample
 from training.distributed import Process
 from training.engine import make_engine
 from training.features import Features, compute_features
 from training.fit import fit
+from training.heads import HeadTraining, read_head_data
+from training.inputs import FeatureInputs
 from training.model import build_model
+from training.order import TrainingOrder
 from training.samples import Samples
+from training.shards import ShardCache
+
+__all__ = ["damaged", "shards_on_s3", "small_shards"]  # Fixtures.
 
 ALONE = Process(0, 1, 0, torch.device("cpu"))
 
@@ -78,8 +91,17 @@ def test_features_depend_on_neither_batches_nor_processes_nor_are_computed_again
     assert kept(own_cache) == alone
 
 
-def compute(folder: Path, shards: Path, stop_after: int | None = None) -> Features:
-    place = open_place(shards)
+def compute(
+    folder: Path,
+    place: Place,
+    stop_after: int | None = None,
+    *,
+    on_bad_sample: OnBadSample = "stop",
+    cache: ShardCache | None = None,
+    then: Callable[[], object] = lambda: None,
+) -> Features:
+    """Computes the train split's features; after so many chunks it is stopped, or `then` is done
+    once."""
     dataset = read_dataset(place)
     model, preprocessing = build_model(
         "timm:test_resnet",
@@ -96,44 +118,129 @@ def compute(folder: Path, shards: Path, stop_after: int | None = None) -> Featur
         nonlocal left
         if left is not None:
             left -= 1
-            if left == 0:
+            if left == 0 and not then():
                 raise KeyboardInterrupt
 
     return compute_features(
         folder,
         model.backbone,
-        Samples(place, dataset, "train"),
+        Samples(place, dataset, "train", cache),
         dataset.classes,
         make_engine("cpu", preprocessing, ALONE.device, 64),
         ALONE,
         torch.float32,
         views=2,
+        on_bad_sample=on_bad_sample,
         pause=pause,
     )
 
 
-def test_an_interrupted_computation_goes_on_where_it_was(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.features, "CHUNK", 16)
     monkeypatch.setattr(training.features, "BATCH_SIZE", 8)
-    whole = compute(tmp_path / "whole", shards)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_run_may_finish_the_features_that_another_is_computing(
+    shards: Path, tmp_path: Path
+) -> None:
+    place = open_place(shards)
+    whole = compute(tmp_path / "whole", place)
+    among = compute(
+        tmp_path / "parts",
+        place,
+        stop_after=2,
+        then=lambda: compute(tmp_path / "parts", place),
+    )
+    assert np.array_equal(whole.values, among.values)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"train-2.npy"}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_damaged_features_are_computed_anew(shards: Path, tmp_path: Path) -> None:
+    place = open_place(shards)
+    whole = compute(tmp_path, place).values.copy()
+    file = tmp_path / "train-2.npy"
+    data = file.read_bytes()
+    for wrong in (bytes(len(data)), data[:-100]):
+        file.write_bytes(wrong)
+        (tmp_path / "train-2-000001.npy").write_bytes(wrong[:1000])
+        assert np.array_equal(compute(tmp_path, place).values, whole)
+        assert [path.name for path in tmp_path.iterdir()] == ["train-2.npy"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_features_from_s3_take_each_shard_once_through_a_small_cache(
+    shards_on_s3: str, small_shards: Path, tmp_path: Path
+) -> None:
+    place = CountingPlace(shards_on_s3)
+    train = read_dataset(place).splits["train"]
+    cache = ShardCache(tmp_path / "cache", 4 * max(shard.bytes for shard in train.shards))
+    features = compute(tmp_path / "s3", place, cache=cache)
+    assert sorted(place.asked) == sorted(shard.path for shard in train.shards)
+    here = compute(tmp_path / "here", open_place(small_shards))
+    assert np.array_equal(features.values, here.values)
+
+
+def test_a_heads_trial_on_s3_is_the_training_of_a_winner(
+    shards_on_s3: str, small_shards: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    head = {"trainable": "head", "lr": 0.03}
+    here = settings(small_shards, tmp_path / "here", **head)
+    there = replace(here, shards=shards_on_s3, run=tmp_path / "there", cache=tmp_path / "cache")
+    trial = HeadTraining(there, read_head_data(there, ALONE), ALONE)
+    while not trial.ended:
+        trial.train_epoch()
+    assert fit(there).best == trial.best
+    assert fit(here).best == trial.best, "and the same from a folder"
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_photos_that_do_not_decode_have_stand_ins_among_features_too(
+    damaged: tuple[Path, list[int]], shards: Path, tmp_path: Path
+) -> None:
+    folder, bad = damaged
+    place = open_place(folder)
+    with pytest.raises(WorkError, match="the photo does not decode"):
+        compute(tmp_path, place)
+    for _ in range(2):  # Computed, and kept.
+        found = compute(tmp_path, place, on_bad_sample="skip")
+        assert found.stand_ins == {bad[0]: 5, bad[1]: 5, bad[2]: 0}
+        rows = np.flatnonzero(np.isnan(found.values).any(axis=(0, 2)))
+        assert rows.tolist() == bad
+    with pytest.raises(WorkError, match="the photo does not decode"):
+        compute(tmp_path, place)
+    train = FeatureInputs(found, None, TrainingOrder(len(found.labels), 8, 0), ALONE, torch.float32)
+    for batch in train.batches(0, 0):
+        assert batch.images.isfinite().all()
+    # Once the photos are whole again, so are the features.
+    shutil.copytree(shards, folder, dirs_exist_ok=True)
+    mended = compute(tmp_path, place)
+    assert not mended.stand_ins
+    assert np.isfinite(mended.values).all()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_interrupted_computation_goes_on_where_it_was(shards: Path, tmp_path: Path) -> None:
+    place = open_place(shards)
+    whole = compute(tmp_path / "whole", place)
     assert whole.values.shape == (2, 67, 96)
     with pytest.raises(KeyboardInterrupt):
-        compute(tmp_path / "parts", shards, stop_after=2)
+        compute(tmp_path / "parts", place, stop_after=2)
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
     assert len(done) == 2
     with pytest.raises(KeyboardInterrupt):
-        compute(tmp_path / "parts", shards, stop_after=3)
+        compute(tmp_path / "parts", place, stop_after=3)
     later = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
     assert later.items() > done.items(), "what was there is not computed again"
-    again = compute(tmp_path / "parts", shards)
+    again = compute(tmp_path / "parts", place)
     assert np.array_equal(whole.values, again.values)
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"train-2.npy"}
 
 
 def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> None:
-    values = compute(tmp_path, shards).values
+    values = compute(tmp_path, open_place(shards)).values
     assert not np.array_equal(values[0], values[1])
     place = open_place(shards)
     dataset = read_dataset(place)
