@@ -207,6 +207,7 @@ def test_what_two_processes_validate_is_what_their_checkpoint_holds(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_compiled_model_learns_what_it_learns_else(
     processes: int, shards: Path, tmp_path: Path
