@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bintally.command import UsageError
 
@@ -145,6 +145,10 @@ class FitConfig:
 
     def check(self) -> None:
         """Raises `UsageError` for a value that makes no sense."""
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} {value}: must be one of {', '.join(choices)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if not value >= least:
@@ -184,6 +188,17 @@ class FitConfig:
         return self.cache_features and self.trainable == "head" and self.epochs > 1
 
 
+CHOICES = {
+    "trainable": get_args(Trainable),
+    "optimizer": get_args(OptimizerName),
+    "loss": get_args(LossName),
+    "balance": get_args(BalanceName),
+    "best_metric": get_args(MetricName),
+    "precision": get_args(PrecisionName),
+    "on_bad_sample": get_args(OnBadSample),
+    "engine": get_args(EngineName),
+    "device": get_args(DeviceName),
+}
 LEAST = {
     "head_width": 1,
     "image_size": 32,

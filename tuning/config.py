@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +125,23 @@ class SearchConfig:
             raise UsageError(f"--space {self.space}: cannot be read: {error}") from error
         return parse_space(text, str(self.space))
 
+    def check_space(self, space: Space) -> None:
+        """Raises `UsageError`, as `fit` does, for a value of the space that makes no sense, and for
+        a setting that cannot be searched where only heads are trained."""
+        base = self.base(space)
+        base.check()
+        for name, dimension in space.dimensions.items():
+            if base.trainable == "head" and name in OF_FEATURES:
+                raise UsageError(
+                    f"--space {self.space}: {name} cannot be searched on a frozen backbone, whose "
+                    "features are computed once; give it one value, or search with --trainable all"
+                )
+            for value in dimension.ends():
+                try:
+                    replace(base, **{name: value}).check()
+                except UsageError as error:
+                    raise UsageError(f"--space {self.space}: {error}") from error
+
     def base(self, space: Space) -> FitConfig:
         """The training that a trial is, with the preset's values for what is searched.
 
@@ -165,4 +182,7 @@ SHARED = (
     "seed",
 )
 """Settings that a search hands on to its trainings."""
+OF_FEATURES = ("weights", "image_size", "precision")
+"""Settings that decide what a frozen backbone makes of a photo. So does the backbone itself, of
+each of which the features are computed."""
 DECIDING = ("metric", "algorithm", "scheduler", "seed", "workers_per_trial")

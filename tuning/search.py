@@ -55,6 +55,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if not dataset.splits["validation"].samples:
         raise UsageError(f"--shards {config.shards}: has no validation split to search on")
     space = config.read_space().limited(dataset.splits["train"].samples)
+    config.check_space(space)
     folder = config.output.absolute()
     _begin(config, space, dataset, folder)
     with _cluster(config.ray):

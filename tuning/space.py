@@ -53,6 +53,10 @@ class Range:
         """Whether its numbers are whole ones."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def ends(self) -> list[float]:
+        """Between which all of them are."""
+        return [self.low, self.high]
+
     def to_dict(self) -> dict[str, Any]:
         """As `best.json` holds it."""
         return {"low": self.low, "high": self.high, "log": self.log}
@@ -66,6 +70,10 @@ class Choice:
 
     def points(self) -> list[Any]:
         """All of them."""
+        return [*self.values]
+
+    def ends(self) -> list[Any]:
+        """All of them, for they have no order."""
         return [*self.values]
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,6 +146,7 @@ NOT_SEARCHED = {
     "preset",
     "trainable",
     "best_metric",
+    "stop_on",
     "mirror",
     "device",
     "engine",
@@ -173,7 +182,7 @@ def parse_space(text: str, name: str) -> Space:
             dimensions[key] = _range(value, where)
         else:
             fixed[key] = value
-        for one in [value] if key in fixed else _ends(dimensions[key]):
+        for one in [value] if key in fixed else dimensions[key].ends():
             _check_type(one, str(known[key]), where)
     if not dimensions:
         raise UsageError(f"--space {name}: names nothing to search; give a range or a list")
@@ -182,20 +191,17 @@ def parse_space(text: str, name: str) -> Space:
 
 def _range(value: Mapping[str, Any], where: str) -> Range:
     ends: list[Any] = [value.get("low"), value.get("high")]
-    if value.keys() - {"low", "high", "log", "steps"} or not all(map(_is_number, ends)):
+    log, steps = value.get("log", False), value.get("steps", 0)
+    right = isinstance(log, bool) and isinstance(steps, int) and not isinstance(steps, bool)
+    right = right and not value.keys() - {"low", "high", "log", "steps"}
+    if not (right and all(map(_is_number, ends)) and steps >= 0):
         raise UsageError(f"{where}: a range is {{low = …, high = …}}, with log or steps if wanted")
-    dimension = Range(value["low"], value["high"], bool(value.get("log")), value.get("steps", 0))
+    dimension = Range(value["low"], value["high"], log, steps)
     if not (dimension.low <= dimension.high and all(map(math.isfinite, ends))):
         raise UsageError(f"{where}: its low end, {dimension.low}, is above {dimension.high}")
     if dimension.log and dimension.low <= 0:
         raise UsageError(f"{where}: a logarithmic range begins above 0, not at {dimension.low}")
     return dimension
-
-
-def _ends(dimension: Dimension) -> list[Any]:
-    if isinstance(dimension, Choice):
-        return [*dimension.values]
-    return [dimension.low, dimension.high]
 
 
 def _is_number(value: object) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bintally.command import UsageError
+from tuning.config import SearchConfig
 from tuning.space import ORIGINAL, Choice, Range, Space, parse_space
 
 
@@ -37,6 +40,9 @@ def test_a_file_names_ranges_lists_and_what_is_the_same_in_all_trials() -> None:
         ("lr = []", "an empty list leaves nothing to choose"),
         ("lr = {low = 1, high = 0}", "its low end, 1, is above 0"),
         ("lr = {low = 0, high = 1, log = true}", "begins above 0"),
+        ('epochs = {low = 1, high = 3, steps = "2"}', "a range is {low = …, high = …}"),
+        ("epochs = {low = 1, high = 3, log = 1}", "a range is {low = …, high = …}"),
+        ('stop_on = ["overfit"]', "stop_on cannot be searched"),
         ("lr = {from = 0, to = 1}", "a range is {low = …, high = …}"),
         ("epochs = [1.5]", "takes whole numbers, not 1.5"),
         ("epochs = {low = 1.5, high = 3}", "takes whole numbers, not 1.5"),
@@ -51,6 +57,40 @@ def test_a_mistake_is_named_with_its_place(text: str, told: str) -> None:
         parse_space(text, "space.toml")
     assert str(error.value).startswith("--space space.toml")
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('loss = ["cross-entropy", "ordnial"]', "--loss ordnial: must be one of cross-entropy, or"),
+        ("dropout = [0.0, 1.5]", "--dropout 1.5: must be from 0 to below 1"),
+        ("dropout = {low = 0.5, high = 1.0}", "--dropout 1.0: must be from 0 to below 1"),
+        ("lr = {low = 0.0, high = 0.1}", "--lr 0.0: must be above 0"),
+        ('lr = [0.1]\noptimizer = "adem"', "--optimizer adem: must be one of adam, adamw, sgd"),
+        ("freeze_epochs = [0, 1]", "--trainable head keeps the backbone frozen anyway"),
+        ("image_size = [64, 128]", "image_size cannot be searched on a frozen backbone"),
+        ('weights = ["none"]', "weights cannot be searched on a frozen backbone"),
+        ('precision = ["bf16", "fp32"]', "precision cannot be searched on a frozen backbone"),
+    ],
+)
+def test_values_that_a_training_would_refuse_are_refused_before_anything_starts(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "space.toml").write_text(text)
+    config = SearchConfig("shards", tmp_path / "search", space=tmp_path / "space.toml")
+    with pytest.raises(UsageError) as error:
+        config.check_space(config.read_space())
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_decides_features_is_searched_where_everything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text("image_size = [64, 128]\nweights = ['none', 'imagenet']")
+    config = SearchConfig(
+        "shards", tmp_path / "search", space=tmp_path / "space.toml", trainable="all"
+    )
+    config.check_space(config.read_space())
+    SearchConfig("shards", tmp_path / "search").check_space(ORIGINAL)
 
 
 @given(st.integers(1, 600))
