@@ -76,7 +76,7 @@ class Evaluate:
     def execute(self) -> int:
         from training.measure import measure
         from training.results import REPORT
-        from training.shards import shard_cache
+        from training.shard_cache import shard_cache
 
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")

@@ -17,7 +17,7 @@ from training.config import FitConfig
 from training.distributed import joined
 from training.run import OnEpoch, Run
 from training.samples import Samples
-from training.shards import shard_cache
+from training.shard_cache import shard_cache
 from training.survival import Survival, Terminated, termination
 
 __all__ = ["Fitted", "OnEpoch", "fit"]

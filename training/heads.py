@@ -20,7 +20,7 @@ from training.loop import Loop, Watcher
 from training.model import CountNet, build_model
 from training.order import TrainingOrder
 from training.samples import Samples
-from training.shards import shard_cache
+from training.shard_cache import shard_cache
 
 __all__ = ["HeadData", "HeadTraining", "read_head_data"]
 

@@ -18,7 +18,7 @@ from training.evaluate import evaluate
 from training.metrics import most_frequent_count
 from training.results import write_results
 from training.samples import Samples
-from training.shards import ShardCache
+from training.shard_cache import ShardCache
 
 __all__ = ["measure"]
 

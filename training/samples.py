@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bintally.command import UsageError, WorkError
 from bintally.places import Folder, Place
 from sharding.dataset import CATALOG, Dataset, Shard, parse_index
-from training.shards import CachedShards, FolderShards, ShardCache, Shards
+from training.shard_cache import ShardCache
+from training.shards import CachedShards, FolderShards, Shards
 
 if TYPE_CHECKING:
     import numpy as np

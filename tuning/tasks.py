@@ -62,7 +62,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
     from training.fit import fit
     from training.measure import measure
     from training.results import BEST
-    from training.shards import shard_cache
+    from training.shard_cache import shard_cache
 
     use_cache(cache)
     fitted = fit(config)

@@ -35,7 +35,7 @@ from training.inputs import FeatureInputs
 from training.model import build_model
 from training.order import TrainingOrder
 from training.samples import Samples
-from training.shards import ShardCache
+from training.shard_cache import ShardCache
 
 __all__ = ["damaged", "shards_on_s3", "small_shards"]  # Fixtures.
 

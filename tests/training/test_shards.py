@@ -27,7 +27,7 @@ from training.loader import TrainingLoader, load
 from training.order import TrainingOrder, evaluation_batches
 from training.preprocessing import Preprocessing
 from training.samples import Samples
-from training.shards import ShardCache
+from training.shard_cache import ShardCache
 
 PREPROCESSING = Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
