@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -23,11 +23,15 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Me
 
 @contextmanager
 def faulty_proxy(
-    endpoint: str, rates: dict[str, float], stall_s: float
+    endpoint: str,
+    rates: dict[str, float],
+    stall_s: float,
+    refused: Mapping[str, tuple[int, str]] | None = None,
 ) -> Iterator[tuple[str, Counter[str]]]:
     """The proxy's endpoint, and how often each fault was made so far.
 
-    `rates` are probabilities of `slow-down`, `short`, `stall` and `reset`.
+    `rates` are probabilities of `slow-down`, `short`, `stall` and `reset`. Objects whose key holds
+    a word of `refused` are not handed out: status and code of the answer.
     """
     behind = urlsplit(endpoint)
     draw, lock, made = random.Random(0), threading.Lock(), Counter[str]()
@@ -48,7 +52,13 @@ def faulty_proxy(
         def relay(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             sent = self.rfile.read(length)
-            name = fault(self.command == "GET" and "list-type" not in self.path)
+            reads_object = self.command == "GET" and "list-type" not in self.path
+            for word, (status, code) in (refused or {}).items():
+                if reads_object and word in self.path:
+                    made[code] += 1
+                    self.answer(status, {}, f"<Error><Code>{code}</Code></Error>".encode())
+                    return
+            name = fault(reads_object)
             if name == "slow-down":
                 self.answer(503, {}, SLOW_DOWN)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from sharding.distribute import Processes
 from sharding.plan import Options
 from sharding.verify import verify
 from tests.conftest import contents
+from tests.sharding.faulty_s3 import faulty_proxy
 
 Make = Callable[[Path], object]
 METADATA = b'{"BIN_FCSKU_DATA": {}, "EXPECTED_QUANTITY": 1}'
@@ -162,4 +164,86 @@ def test_a_source_that_disappears_in_mid_build_ends_it(odd: Path, tmp_path: Path
     place = Disappearing(odd)
     with pytest.raises(WorkError, match=r"none of the 30 photos of \S+ can be had; .*vanished"):
         make(place, tmp_path / "made")
+    assert not (tmp_path / "made/dataset.json").exists()
+
+
+def test_whatever_else_a_bucket_on_s3_holds_it_costs_a_row_and_no_photo(
+    bucket_on_s3: str,
+    s3_endpoint: str,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import boto3
+
+    client, name = boto3.client("s3"), bucket_on_s3.split("/")[2]
+
+    def put(path: str, data: bytes, **how: str) -> None:
+        client.put_object(Bucket=name, Key=f"abid/{path}", Body=data, **how)
+
+    photo = client.get_object(Bucket=name, Key="abid/bin-images/00001.jpg")["Body"].read()
+    for id_ in ("00900", "00904", "00908", "00912", "00916", "a\tb"):
+        archived = {"StorageClass": "GLACIER"} if id_ == "00900" else {}
+        put(f"bin-images/{id_}.jpg", photo, **archived)
+        put(f"metadata/{id_}.json", METADATA)
+    put("bin-images//x.jpg", photo)
+    put("bin-images/", b"")
+    refused = {
+        "bin-images/00904": (403, "AccessDenied"),
+        "bin-images/00908": (404, "NoSuchKey"),
+        "metadata/00912": (403, "AccessDenied"),
+        "metadata/00916": (404, "NoSuchKey"),
+    }
+    with faulty_proxy(s3_endpoint, {}, stall_s=0, refused=refused) as (endpoint, made):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        rows = rows_of(open_place(bucket_on_s3), tmp_path / "made")
+    assert made["AccessDenied"] == 2, "what is refused is not asked for again"
+    for id_, reason in (
+        ("00900", "bin-images/00900.jpg: .*InvalidObjectState"),
+        ("00904", "bin-images/00904.jpg: .*AccessDenied"),
+        ("00908", "bin-images/00908.jpg: vanished"),
+        ("00912", "metadata/00912.json: .*AccessDenied"),
+        ("00916", "metadata/00916.json: vanished"),
+        ("a\tb", "characters"),
+        ("bin-images//x.jpg", "not named"),
+    ):
+        assert rows[id_].status == "quarantined"
+        assert re.search(reason, rows[id_].reason or ""), rows[id_]
+    assert "bin-images/" not in rows, "an empty object that ends in a slash is a folder"
+    whole = read_catalog_file((shards / "catalog.parquet").read_bytes())
+    good = {row.id for row in whole if row.status == "sharded"}
+    assert good == {row.id for row in rows.values() if row.status == "sharded"}
+
+
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [
+        (
+            {"metadata/": (403, "AccessDenied")},
+            r"none of the \d+ metadata files can be had; metadata.*AccessDenied",
+        ),
+        (
+            {"bin-images/": (403, "AccessDenied")},
+            r"none of the 30 photos .* can be had; bin-images",
+        ),
+        ({"bin-images/": (404, "NoSuchKey")}, r"none of the 30 photos .* can be had; .*vanished"),
+        ({"bin-images/": (400, "ExpiredToken")}, "expired"),
+        ({"bin-images/00001": (400, "ExpiredToken")}, "expired"),
+        ({"bin-images/00001": (404, "NoSuchBucket")}, "no such bucket"),
+    ],
+)
+def test_what_concerns_a_whole_bucket_ends_the_build_in_a_line(
+    refused: dict[str, tuple[int, str]],
+    told: str,
+    bucket_on_s3: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
+    with faulty_proxy(s3_endpoint, {}, stall_s=0, refused=refused) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises((UsageError, WorkError), match=told) as caught:
+            make(open_place(bucket_on_s3), tmp_path / "made")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "made/dataset.json").exists()
