@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -52,10 +53,11 @@ class Process:
         if self.world_size == 1 or not values:
             return
         mean = self.sum(torch.cat([value.flatten() for value in values])) / self.world_size
-        begin = 0
-        for value in values:
-            value.copy_(mean[begin : begin + value.numel()].view_as(value))
-            begin += value.numel()
+        ends = accumulate(value.numel() for value in values)
+        parts = [
+            mean[end - v.numel() : end].view_as(v) for v, end in zip(values, ends, strict=True)
+        ]
+        torch._foreach_copy_(values, parts)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""

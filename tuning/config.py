@@ -137,8 +137,9 @@ class SearchConfig:
                     "features are computed once; give it one value, or search with --trainable all"
                 )
             for value in dimension.ends():
+                setting: dict[str, Any] = {name: value}
                 try:
-                    replace(base, **{name: value}).check()
+                    replace(base, **setting).check()
                 except UsageError as error:
                     raise UsageError(f"--space {self.space}: {error}") from error
 
