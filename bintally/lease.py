@@ -104,10 +104,15 @@ class Lease(ABC):
             "again"
         )
 
+    def _refuse_foreign(self, record: bytes) -> None:
+        """Raises `UsageError` if what lies where the lock goes is no lock; an empty one is."""
+        if record and "token" not in _read(record):
+            raise UsageError(f"{self.place} holds {LOCK}, which is nothing of ours; move it away")
+
     def _lost(self) -> NoReturn:
         raise WorkError(
-            f"{self.place}: another process took over here while this one (pid {os.getpid()}) was "
-            "stopped or cut off; this one writes nothing more"
+            f"{self.place}: another process took over here, or removed {LOCK}, while this one (pid "
+            f"{os.getpid()}) was stopped or cut off; this one writes nothing more"
         )
 
 
@@ -167,7 +172,10 @@ class FolderLease(Lease):
             while True:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # The last holder removes it, and its folder.
-                    file = self.path.open("a+b", buffering=0)
+                    # Not through a link, which may lead to anything.
+                    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+                    file = os.fdopen(os.open(self.path, flags, 0o666), "a+b", buffering=0)
+                    self._refuse_foreign(_read_anew(file))
                     if self._lock(file):
                         return file
                     record = _read_anew(file)
@@ -264,6 +272,7 @@ class S3Lease(Lease):
                 self._put_if(None)  # Whose was written shows when it is read.
                 continue
             now = time.monotonic()
+            self._refuse_foreign(record)
             if self._is_own(record):
                 return version
             if not seen:
@@ -338,5 +347,5 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
     """Whether an open file is the one that the path names now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -215,7 +215,10 @@ class Folder(Place):
         write_atomically(self.root / path, *pieces)
 
     def delete(self, path: str) -> None:
-        (self.root / path).unlink(missing_ok=True)
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise WorkError(f"{self.root / path}: cannot be removed: {error.strerror}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

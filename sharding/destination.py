@@ -13,6 +13,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -214,11 +215,12 @@ def tidy(lease: Lease) -> None:
     """Removes what only an unfinished build needs."""
     place = lease.place
     for entry in list(place.entries(RECORDS)):
-        lease.delete(entry.path)
+        if is_own(entry.path):
+            lease.delete(entry.path)
     if isinstance(place, Folder):
         for name in ("", RECORDS, *SPLITS):
             _delete_temporary_files(place.root, name)
-        if (place.root / RECORDS).exists():
+        with suppress(OSError):  # Not there, or with something of somebody else's in it by now.
             (place.root / RECORDS).rmdir()
 
 

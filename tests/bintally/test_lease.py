@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import bintally.lease
-from bintally.command import WorkError
+from bintally.command import UsageError, WorkError
 from bintally.lease import Lease, take_lease
 from bintally.places import LOCK, Folder, Place, open_place
 from bintally.s3 import S3Prefix
@@ -104,6 +104,21 @@ def test_what_is_given_back_leaves_nothing_and_can_be_taken_again(place: Place) 
             lease.delete("a")
         assert not lock_is_there(place)
     assert list(place.entries()) == []
+
+
+def test_what_is_called_like_a_lock_and_is_none_stays(place: Place, tmp_path: Path) -> None:
+    place.put(LOCK, b"years of work")
+    with pytest.raises(UsageError, match=f"holds {LOCK}, which is nothing of ours"):
+        take_lease(place)
+    assert place.get(LOCK) == b"years of work"
+    if isinstance(place, Folder):
+        empty = tmp_path / "empty"
+        empty.touch()
+        place.delete(LOCK)
+        (place.root / LOCK).symlink_to(empty)
+        with pytest.raises(WorkError, match="cannot be written"):
+            take_lease(place)
+        assert empty.read_bytes() == b""
 
 
 def test_a_second_process_is_told_who_holds_it(place: Place, holder: Holder) -> None:

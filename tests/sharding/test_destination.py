@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bintally.command import UsageError, WorkError
@@ -305,3 +306,82 @@ def test_no_file_that_we_did_not_write_ever_changes(
     else:
         make(bucket, folder, Options(limit=6), restart=restart)
     shutil.rmtree(folder)
+
+
+SOURCES = st.sampled_from(["data/bucket", "data/bucket/.", "link", "data/../link"])
+DESTINATIONS = st.sampled_from(
+    [
+        *("", "data", "data/bucket", "data/bucket/bin-images", "data/bucket/train", "data/bucket2"),
+        *("data/buck", "data/Bucket", "link", "link/deeper", "data/../data/bucket/x", "other"),
+        *("link/../bucket", "data/link-to-other", "data/link-to-train/shards"),
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(source=SOURCES, destination=DESTINATIONS, tree=TREES, restart=st.booleans())
+def test_nothing_that_was_there_ever_changes_wherever_a_build_is_sent(
+    source: str,
+    destination: str,
+    tree: dict[str, bytes],
+    restart: bool,
+    bucket: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    root = tmp_path_factory.mktemp("any")
+    shutil.copytree(bucket, root / "data/bucket")
+    (root / "link").symlink_to(root / "data/bucket")
+    (root / "data/link-to-other").symlink_to(root / "other")
+    (root / "data/link-to-train").symlink_to(root / "data/bucket/bin-images")
+    place = open_place(root / destination)
+    for path, data in clean(tree).items():
+        with suppress(WorkError):  # A folder lies there.
+            place.put(path, data)
+    before = contents(root)
+    try:
+        make(root / source, root / destination, Options(limit=6), restart=restart)
+    except (UsageError, WorkError):
+        assert contents(root) == before
+    else:
+        assert contents(root).items() >= before.items()
+    shutil.rmtree(root)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    source=st.sampled_from(["data/bucket", "data/bucket/", "/data/bucket"]),
+    destination=st.sampled_from(
+        [
+            *("", "/", "data", "data/", "data/bucket", "data/bucket/", "data/bucket/train"),
+            *("data/bucket/bin-images/", "data/bucket{}", "data/buck{}", "data/Bucket{}", "{}"),
+        ]
+    ),
+    tree=TREES,
+    restart=st.booleans(),
+    number=st.integers(0, 10**9),
+)
+def test_nothing_that_was_there_ever_changes_wherever_on_s3_a_build_is_sent(
+    source: str,
+    destination: str,
+    tree: dict[str, bytes],
+    restart: bool,
+    number: int,
+    bucket: Path,
+    s3: str,
+) -> None:
+    whole = open_place(s3)
+    if not next(iter(whole.entries("data/bucket")), None):
+        copy(open_place(bucket), open_place(f"{s3}/data/bucket"))
+    url = f"{s3}/{destination.format(number)}"
+    for path, data in tree.items():
+        open_place(url).put(path, data)
+    before = {*whole.entries()}
+    try:
+        make(f"{s3}/{source}", url, Options(limit=6), restart=restart)
+    except (UsageError, WorkError):
+        assert {*whole.entries()} == before
+    else:
+        assert {*whole.entries()} >= before

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.command import UsageError
+import bintally.lease
 from bintally.places import Place, open_place
 from sharding.build import build
 from sharding.dataset import DATASET
@@ -58,31 +58,47 @@ def disturb(builds: list[subprocess.Popen[str]], draw: random.Random) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("where", ["folder", "S3"])
 def test_whatever_says_that_it_is_done_verifies(
-    where: str, bucket: Path, request: pytest.FixtureRequest, tmp_path: Path
+    where: str,
+    seed: int,
+    bucket: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    draw, done = random.Random(5), 0
-    for round_ in range(25):
-        base = tmp_path if where == "folder" else request.getfixturevalue("s3")
-        place = open_place(f"{base}/{round_}")
-        more = [draw.choice([["--workers", "1"], ["--workers", "2"]]) for _ in range(2)]
-        if draw.random() < 0.3:
-            more[1].append("--restart")
-        builds = [begin(bucket, place, draw.choice([0, 0, 1]), *words) for words in more]
+    monkeypatch.setattr(bintally.lease, "TIME_TO_LIVE_S", 2.0)
+    monkeypatch.setattr(bintally.lease, "RENEWED_EVERY_S", 0.3)
+    draw, verified = random.Random(seed), 0
+    base = tmp_path if where == "folder" else request.getfixturevalue("s3")
+    for attempt in range(5):
+        place = open_place(f"{base}/{attempt}")
+        restarts = draw.random() < 0.3
+        builds = [
+            begin(bucket, place, draw.choice([0, 0, 1]), "--workers", draw.choice(["1", "2"])),
+            begin(bucket, place, draw.choice([0, 0, 1]), *(["--restart"] if restarts else [])),
+        ]
         disturb(builds, draw)
         for process in builds:
             _, errors = process.communicate(timeout=120)
             assert "Traceback" not in errors, errors
             assert process.returncode in (0, 1, 2, -signal.SIGKILL), errors
-        if 0 in [process.returncode for process in builds] and "--restart" not in more[1]:
-            assert DATASET in {entry.path for entry in place.entries()}
-        if DATASET in {entry.path for entry in place.entries()}:
+        complete = DATASET in {entry.path for entry in place.entries()}
+        # A build that was told to begin anew may have deleted what the other one had finished.
+        assert complete or restarts or 0 not in [process.returncode for process in builds]
+        if complete:
             assert verify(place, decode=True)[1] == []
-            done += 1
-        # And whatever is left is no obstacle to the next one.
+            verified += 1
+        # And what is left stands in nobody's way.
         options = Options(shard_samples=6, resize="64x64")
-        with suppress(UsageError):
-            build(open_place(bucket), place, options, distributor=Processes(1), connections=8)
-            assert verify(place, decode=True)[1] == []
-    assert done > 5
+        build(
+            open_place(bucket),
+            place,
+            options,
+            distributor=Processes(1),
+            connections=8,
+            restart=True,
+        )
+        assert verify(place, decode=True)[1] == []
+    assert verified
