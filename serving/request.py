@@ -27,9 +27,6 @@ QUANTITY = "expected_quantity"
 
 MAX_ID = 200
 MAX_QUANTITY = 1_000_000
-MAX_SCANS = 100
-"""A progressive JPEG has ten scans or so. Each is a pass over all pixels, for a few bytes."""
-START_OF_SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,6 @@ def check_photo(photo: bytes, limits: Limits) -> None:
             f"the photo has {header.width}x{header.height} pixels, more than "
             f"{limits.photo_pixels:,}",
         )
-    if photo.count(START_OF_SCAN) > MAX_SCANS:
-        raise Refusal(400, f"the photo has more than {MAX_SCANS} scans")
 
 
 def _item(photo: bytes, label: str | None, quantity: int | None, limits: Limits) -> Item:

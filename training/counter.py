@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bintally.photo import BadPhoto, read_header, stored
+from bintally.photo import BadPhoto, check_photo, read_header, stored
 from training.checkpoint import read_checkpoint
 from training.config import EngineName, PrecisionName, precision_type
-from training.engine import DecodeError, first_undecodable, make_engine
+from training.engine import make_engine
 from training.rows import Row
 
 if TYPE_CHECKING:
@@ -54,36 +54,43 @@ class Counter:
         For each photo, also why it does not decode, or None. A photo that sharding would store
         otherwise (turned by its EXIF data, grey, CMYK) is prepared as it would store it.
         """
+        reasons: list[str | None] = [None] * len(photos)
+        good: dict[int, bytes] = {}
+        for position, photo in enumerate(photos):
+            try:
+                good[position] = stored(photo, read_header(photo))
+            except BadPhoto as error:
+                reasons[position] = f"the {error}"
+        try:
+            return self._decode_all(good.values()), reasons
+        except Exception:
+            # Whatever a decoder raises for a batch, one photo or another brought it about. Or the
+            # decoder is in disorder: then it would not take any.
+            for position, photo in good.items():
+                reasons[position] = self._why_not(photo)
+            if all(reasons) and self._why_not(_plain_photo()) is not None:
+                raise
+        return self._decode_all(p for i, p in good.items() if reasons[i] is None), reasons
+
+    def _decode_all(self, photos: Iterable[bytes]) -> torch.Tensor | None:
         import numpy as np
 
-        reasons: list[str | None] = []
-        good: list[Any] = []
-        for photo in photos:
-            try:
-                data = stored(photo, read_header(photo))
-            except BadPhoto as error:
-                reasons.append(f"the {error}")
-                continue
-            except Exception:
-                # Pillow reads EXIF data, and raises whatever it stumbles over.
-                reasons.append(UNDECODABLE)
-                continue
-            reasons.append(None)
-            good.append(np.frombuffer(data, np.uint8))
-        while good:
-            try:
-                (images,) = self._engine.run([(good, np.zeros(len(good), bool))])
-            except DecodeError:
-                bad = [first_undecodable([photo]) == 0 for photo in good]
-                if not any(bad):
-                    raise
-                of_good = [i for i, reason in enumerate(reasons) if reason is None]
-                for position, is_bad in zip(of_good, bad, strict=True):
-                    reasons[position] = UNDECODABLE if is_bad else None
-                good = [photo for photo, is_bad in zip(good, bad, strict=True) if not is_bad]
-            else:
-                return images, reasons
-        return None, reasons
+        batch = [np.frombuffer(photo, np.uint8) for photo in photos]
+        if not batch:
+            return None
+        (images,) = self._engine.run([(batch, np.zeros(len(batch), bool))])
+        return images
+
+    def _why_not(self, photo: bytes) -> str | None:
+        """Why a photo does not decode by itself; None if it does."""
+        try:
+            check_photo(photo)
+            self._decode_all([photo])
+        except BadPhoto as error:
+            return f"the {error}"
+        except Exception:
+            return UNDECODABLE
+        return None
 
     def predict(self, images: torch.Tensor) -> list[list[float]]:
         """(photos, 3, size, size) to each photo's probabilities by class, as `evaluate` has them:
@@ -116,6 +123,15 @@ class Counter:
                 if following is None:
                     return
                 decoding = following
+
+
+def _plain_photo() -> bytes:
+    """One that every decoder takes."""
+    import numpy as np
+    import simplejpeg
+
+    photo: bytes = simplejpeg.encode_jpeg(np.zeros((64, 64, 3), np.uint8))
+    return photo
 
 
 def _cast_once(model: torch.nn.Module, precision: torch.dtype) -> None:
