@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,37 +44,24 @@ def make_app(service: Service) -> Starlette:
 
     async def invocations(request: Request) -> Response:
         service.authorise(request.headers.get("authorization", ""))
-        length = request.headers.get("content-length")
-        service.admit(length)
-        held = 0
-        chunks: list[bytes] = []
+        service.admit(request.headers.get("content-length"))
         try:
-            async with asyncio.timeout(service.limits.receive_s):
-                async for chunk in request.stream():
-                    held += len(chunk)
-                    service.hold(len(chunk), held)
-                    chunks.append(chunk)
-            began = time.perf_counter()
-            asked = parse(
-                request.headers.get("content-type", ""),
-                b"".join(chunks),
-                request.url.query,
-                request.headers.get(CUSTOM_ATTRIBUTES, ""),
-                service.limits,
-            )
-            del chunks
-            status, answer = await service.answer(asked, began)
-            service.metrics.seconds.observe(time.perf_counter() - began)
-            return _json(status, answer)
-        except TimeoutError:
-            seconds = service.limits.receive_s
-            raise Refusal(
-                408, f"the request did not come within {seconds:g} s", close=True
-            ) from None
+            async with service.bodies.receive(request.stream()) as body:
+                began = time.perf_counter()
+                asked = parse(
+                    request.headers.get("content-type", ""),
+                    body,
+                    # Not request.url, which reads the sender's Host for it.
+                    request.scope["query_string"].decode("latin-1"),
+                    request.headers.get(CUSTOM_ATTRIBUTES, ""),
+                    service.limits,
+                )
+                del body
+                status, answer = await _unless_gone(request, service.answer(asked, began))
         except ClientDisconnect:
-            raise Refusal(400, "the request ended before its end", close=True) from None
-        finally:
-            service.hold(-held, 0)
+            raise Refusal(400, "the client left before its answer", close=True) from None
+        service.metrics.seconds.observe(time.perf_counter() - began)
+        return _json(status, answer)
 
     async def metrics(request: Request) -> Response:
         service.authorise(request.headers.get("authorization", ""))
@@ -121,13 +108,39 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
             response = await handler(request)
         except Refusal as refusal:
             response = _refused(refusal)
+        except asyncio.CancelledError:
+            # By uvicorn, in the end.
+            response = _refused(Refusal(503, "the server is stopping", retry_after_s=1))
         except Exception:
             logger.exception("%s failed", path)
             response = _refused(Refusal(500, "our own fault; the server's log says more"))
+        if service.state == "draining":
+            # For the client to be elsewhere by the time that the listener closes.
+            response.headers["Connection"] = "close"
         service.metrics.requests.labels(path, str(response.status_code)).inc()
         return response
 
     return guarded
+
+
+async def _unless_gone(
+    request: Request, answering: Coroutine[Any, Any, tuple[int, dict[str, Any]]]
+) -> tuple[int, dict[str, Any]]:
+    """An answer, unless the client leaves before: then what it asked for is given up.
+
+    Raises `ClientDisconnect`.
+    """
+    answer = asyncio.create_task(answering)
+    # After a request's end nothing else can come.
+    left = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        left.cancel()
 
 
 def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +21,9 @@ BATCHES_PER_REPLICA = 2
 """One in the model, and one being decoded so that the model need not wait for it."""
 
 
+_Answer = asyncio.Future[tuple[Counted, Row]]
+
+
 class QueueFull(Exception):
     """As many photos wait as may."""
 
@@ -28,7 +31,7 @@ class QueueFull(Exception):
 @dataclass(frozen=True)
 class _Waiting:
     photo: bytes
-    answer: asyncio.Future[tuple[Counted, Row]]
+    answer: _Answer
     since: float
 
 
@@ -70,7 +73,7 @@ class Batcher:
         is told the size of every batch."""
         self._send, self._replicas, self._observe = send, replicas, observe
         self._max_batch, self._max_wait_s, self._max_queue = max_batch, max_wait_s, max_queue
-        self._queue: deque[_Waiting] = deque()
+        self._queue: OrderedDict[_Answer, _Waiting] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,8 +87,8 @@ class Batcher:
         """Batches that are with the replicas."""
         return len(self._tasks)
 
-    def submit(self, photos: Sequence[bytes]) -> list[asyncio.Future[tuple[Counted, Row]]]:
-        """Puts photos into the queue, all or none; cancel what is not wanted any more.
+    def submit(self, photos: Sequence[bytes]) -> list[_Answer]:
+        """Puts photos into the queue, all or none. What is cancelled leaves it.
 
         Raises `QueueFull`. What `send` raises, the photos of that batch raise.
         """
@@ -93,7 +96,9 @@ class Batcher:
             raise QueueFull
         loop, now = asyncio.get_running_loop(), time.monotonic()
         waiting = [_Waiting(photo, loop.create_future(), now) for photo in photos]
-        self._queue.extend(waiting)
+        for one in waiting:
+            self._queue[one.answer] = one
+            one.answer.add_done_callback(lambda answer: self._queue.pop(answer, None))
         self.pump()
         return [one.answer for one in waiting]
 
@@ -103,9 +108,8 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         while True:
-            while self._queue and self._queue[0].answer.done():
-                self._queue.popleft()
-            waited_s = time.monotonic() - self._queue[0].since if self._queue else 0.0
+            first = next(iter(self._queue.values()), None)
+            waited_s = time.monotonic() - first.since if first is not None else 0.0
             seconds = until_sent(
                 len(self._queue),
                 waited_s,
@@ -124,12 +128,8 @@ class Batcher:
             task.add_done_callback(self._done)
 
     def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        while self._queue and len(batch) < self._max_batch:
-            one = self._queue.popleft()
-            if not one.answer.done():
-                batch.append(one)
-        return batch
+        number = min(len(self._queue), self._max_batch)
+        return [self._queue.popitem(last=False)[1] for _ in range(number)]
 
     async def _run(self, batch: list[_Waiting]) -> None:
         self._observe(len(batch))

@@ -104,7 +104,7 @@ class ServeConfig:
             photos=self.max_photos,
             photo_pixels=int(self.max_megapixels * 1e6),
             body_bytes=body,
-            held_bytes=max(16 * body, 400_000_000),
+            held_bytes=max(body + body // 5, 20_000_000),
             queue=self.max_queue,
             receive_s=self.timeout_s,
             answer_s=self.timeout_s,
@@ -141,6 +141,8 @@ class ServeConfig:
         # Connections inherit it. Without it an answer's body waits for the client to acknowledge
         # its head, which takes 40 ms; asyncio sees to it only for sockets of its own making.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Else the kernel keeps megabytes of answers for each client that does not read them.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
             listener.bind((self.host, self.port))
         except OSError as error:
@@ -152,6 +154,8 @@ class ServeConfig:
 
 
 MIN_TOKEN = 16
+SEND_BUFFER_BYTES = 64 * 1024
+"""The answer to a hundred photos."""
 
 RANGES = (
     ("port", 0, 65535),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +27,7 @@ from serving.app import make_app
 from serving.batcher import Batcher
 from serving.config import ServeConfig
 from serving.fleet import Fleet
-from serving.protocol import GuardedProtocol
+from serving.protocol import Connections, GuardedProtocol
 from serving.releases import Check, Watch
 from serving.service import Service
 
@@ -36,16 +38,23 @@ START_S = 300.0
 LOOK_EVERY_S = 1.0
 LOST_S = 30.0
 """For Ray to say how many replicas run: milliseconds, seconds where its controller died."""
-DRAIN_S = 20.0
-"""For requests under way, and `STOP_S` for Ray: SageMaker kills after 30."""
+LAME_DUCK_S = 5.0
+"""From SIGTERM on `/ping` says 503, and all else goes on for so long, for a balancer to notice."""
+DRAIN_S = 15.0
+"""For requests under way then, and `STOP_S` for Ray: SageMaker kills after 30."""
 STOP_S = 8.0
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep a connection, so that they end it and not we."""
 MOST_CONNECTIONS = 1000
+BACKLOG = 128
+"""Connections that are accepted at a time."""
+OTHER_FILES = 200
+"""Open files beside connections, Ray's and those of checkpoints; a hundred are usual."""
 
 
 def serve(config: ServeConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then ends the requests under way.
+    """Serves until SIGTERM or SIGINT, then ends the requests under way; before that, SIGTERM leaves
+    a balancer time to send its requests elsewhere.
 
     Raises `UsageError` for settings or a checkpoint that cannot be served, and `WorkError` where
     Ray does not start. A Ray that dies on the way ends the process with 1, for its supervisor.
@@ -84,21 +93,29 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             make_app(service),
-            http=GuardedProtocol,
+            http=partial(GuardedProtocol, others=Connections(_most_connections())),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
+            # Its warnings are about what strangers send.
+            log_level="error",
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(DRAIN_S),
-            limit_concurrency=MOST_CONNECTIONS,
+            backlog=BACKLOG,
         )
     )
     fleet = Fleet(config, folder)
 
-    def drain() -> None:
+    def drain(lame_duck_s: float = 0.0) -> None:
+        # Nobody sends requests to one that was not ready; told twice, it is to hurry.
+        if service.state != "ready":
+            lame_duck_s = 0.0
         service.state = "draining"
+        asyncio.get_running_loop().call_later(lame_duck_s, stop_listening)
+
+    def stop_listening() -> None:
         server.should_exit = True
 
     _on_signals(drain)
@@ -137,10 +154,20 @@ def _leave(last_words: str, folder: Path, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _on_signals(drain: Callable[[], None]) -> None:
+def _on_signals(drain: Callable[[float], None]) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, drain)
+    loop.add_signal_handler(signal.SIGTERM, drain, LAME_DUCK_S)
+    loop.add_signal_handler(signal.SIGINT, drain, 0.0)
+
+
+def _most_connections() -> int:
+    """`MOST_CONNECTIONS`, or as many as this process may have files open for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + BACKLOG + OTHER_FILES
+    if soft < wanted and hard > soft:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(MOST_CONNECTIONS, soft - BACKLOG - OTHER_FILES))
 
 
 async def _run(
@@ -149,7 +176,7 @@ async def _run(
     fleet: Fleet,
     folder: Path,
     url: str,
-    drain: Callable[[], None],
+    drain: Callable[[float], None],
 ) -> None:
     """Starts the replicas, then looks after them and the checkpoint, until it is cancelled."""
     watch = Watch(config.checkpoint)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from serving.answer import Counted, describe
 from serving.batcher import Batcher, QueueFull
+from serving.bodies import Bodies
 from serving.config import Limits
 from serving.fleet import ReplicaLost
 from serving.metrics import Metrics
@@ -37,7 +38,7 @@ class Service:
         self.replicas = 0
         self.batcher: Batcher | None = None
         self.release: Release | None = None
-        self._held_bytes = 0
+        self.bodies = Bodies(limits)
         self._recent_s_per_photo = 0.02
         self.metrics = Metrics(
             {
@@ -47,7 +48,10 @@ class Service:
                     lambda: self._of_batcher("in_flight"),
                 ),
                 "bintally_replicas": ("Replicas that can count.", lambda: self.replicas),
-                "bintally_held_bytes": ("Of requests being served.", lambda: self._held_bytes),
+                "bintally_held_bytes": (
+                    "Of requests being served.",
+                    lambda: self.bodies.held_bytes,
+                ),
             }
         )
 
@@ -78,23 +82,9 @@ class Service:
         if self.batcher is None:
             raise Refusal(503, "not ready yet: the model is being loaded", retry_after_s=2)
         if content_length is not None and int(content_length) > self.limits.body_bytes:
-            raise self._too_large()
+            raise Refusal(413, f"the request has more than {self.limits.body_bytes:,} bytes")
         if self.batcher.queued >= self.limits.queue:
             raise self._busy()
-
-    def hold(self, size_bytes: int, body_bytes: int) -> None:
-        """`size_bytes` more of a request are kept, `body_bytes` of it in all; give a negative
-        number when they are let go. Raises `Refusal` where a limit is passed."""
-        self._held_bytes += size_bytes
-        if body_bytes > self.limits.body_bytes:
-            raise self._too_large()
-        if size_bytes > 0 and self._held_bytes > self.limits.held_bytes:
-            raise self._busy()
-
-    def _too_large(self) -> Refusal:
-        return Refusal(
-            413, f"the request has more than {self.limits.body_bytes:,} bytes", close=False
-        )
 
     def _busy(self) -> Refusal:
         waiting = self.batcher.queued if self.batcher is not None else 0

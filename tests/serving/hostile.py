@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["attacks", "send_raw"]
+__all__ = ["attacks", "request", "send_raw"]
 
 Attack = tuple[str, Callable[[int], bytes]]
 """Its name, and what sends it to a port and returns all that comes back."""
@@ -58,6 +58,8 @@ def attacks(number: int, photos: list[bytes], limit_bytes: int, seed: int) -> It
     kinds = [
         _truncated, _garbled, _bomb, _scans, _other_types, _no_photo, _json, _deep, _wide, _base64,
         _form, _huge, _huge_chunked, _paths, _methods, _no_http, _giant_head, _lengths, _quantity,
+        _many_headers, _trailers, _chunk_extensions, _tiny_chunks, _endless_chunk_size, _expecting,
+        _host, _blank_lines,
     ]  # fmt: skip
     for turn in range(number):
         kind = kinds[turn % len(kinds)]
@@ -209,3 +211,56 @@ def _lengths(r: Random, photo: bytes, limit: int) -> list[bytes]:
 def _quantity(r: Random, photo: bytes, limit: int) -> list[bytes]:
     value = r.choice(["-1", "1.5", "1;drop", "%00", "9" * 999, "1&expected_quantity=2", "nan"])
     return [request(photo, path=f"/invocations?expected_quantity={value}")]
+
+
+def _many_headers(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    start = b"POST /invocations HTTP/1.1\r\nHost: x\r\n"
+    return [start, *[b"a:\r\n" * r.randrange(200, 2000)] * 10, b"\r\n"]
+
+
+CHUNKED = (
+    b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+FLOOD_BYTES = 16_000_000
+"""Kept as they come, these would be some hundreds of megabytes of Python's objects."""
+
+
+def _flood(piece: bytes, start: bytes = CHUNKED) -> list[bytes]:
+    piece *= max(1, 65536 // len(piece))
+    return [start, *[piece] * (FLOOD_BYTES // len(piece))]
+
+
+def _trailers(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    start = CHUNKED + r.choice([b"", b"5\r\nhello\r\n"]) + b"0\r\n"
+    line = r.choice([b"a:b\r\n", b"Trailer: %b\r\n" % (b"x" * 1000), b"x"])
+    return _flood(line, start)
+
+
+def _chunk_extensions(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    return _flood(b"1;%b\r\nx\r\n" % (b"a=b;" * r.randrange(10, 5000)))
+
+
+def _tiny_chunks(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    return _flood(b"1\r\nx\r\n")
+
+
+def _endless_chunk_size(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    return _flood(r.choice([b"0", b"f", b";x"]), CHUNKED + b"0")
+
+
+def _expecting(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    whole = request(b"x" * 2 * limit, more="Expect: 100-continue\r\n")
+    return [whole[: whole.index(b"\r\n\r\n") + 4]]
+
+
+def _host(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    host = r.choice(["[", "[::1", "]", "a b", "\xff", "", "x:99999999", "[v1.x]", "//", "x?y#z"])
+    kind = f"POST /invocations?{'a' * r.randrange(9)} HTTP/1.1\r\nHost: {host}\r\n".encode(
+        "latin-1"
+    )
+    return [kind + b"Content-Type: image/jpeg\r\nContent-Length: 2\r\n\r\n\xff\xd8"]
+
+
+def _blank_lines(r: Random, photo: bytes, limit: int) -> list[bytes]:
+    return _flood(b"\r\n", b"\r\n")

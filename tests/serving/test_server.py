@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 
 from bintally.places import open_place
 from serving.config import ServeConfig
+from serving.server import DRAIN_S, LAME_DUCK_S, STOP_S
 from sharding.build import build
 from sharding.dataset import read_dataset
 from sharding.distribute import Processes
@@ -332,24 +334,47 @@ def test_a_killed_replica_comes_back_with_what_was_served(
     assert survivor in sturdy.replicas()
 
 
-def test_sigterm_ends_it_once_its_requests_are_answered(
+def test_sigterm_leaves_a_balancer_time_and_ends_it_once_all_is_answered(
     sturdy: Server, photos: list[bytes]
 ) -> None:
     sturdy.wait_until_ready()
     big = as_batch(photos * 2)
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with ThreadPoolExecutor(6) as pool:
+    pings, late = [], []
+    with (
+        ThreadPoolExecutor(6) as pool,
+        socket.create_connection(("127.0.0.1", sturdy.port), timeout=60) as begun,
+    ):
         waiting = [pool.submit(sturdy.post, big, "application/json", **headers) for _ in range(6)]
         while not any(one.done() for one in waiting):
             time.sleep(0.005)
-        code = sturdy.stop()
+        sturdy.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):
+            while True:  # Until nobody listens any more.
+                pings.append(sturdy.get("/ping"))
+                late.append(ask_with_token(sturdy, photos[0]))
+                if len(pings) == 2:
+                    begun.sendall(b"GET /openapi.json HTTP/1.1\r\n")
+                time.sleep(0.2)
+        begun.sendall(b"Host: x\r\n\r\n")
+        assert begun.recv(99).startswith(b"HTTP/1.1 200 OK")
+        code = sturdy.process.wait(60)
         replies = [one.result() for one in waiting]
     assert code == 0
+    assert len(pings) > 2
+    assert {ping.json["status"] for ping in pings[1:]} == {"draining"}
+    assert {ping.status for ping in pings[1:]} == {503}
+    assert {reply.status for reply in late} == {200}
+    assert {reply.headers["Connection"] for reply in late[1:]} == {"close"}
     assert {reply.status for reply in replies} == {200}
     assert all(len(reply.json["predictions"]) == 40 for reply in replies)
     assert "drained and stopped" in sturdy.log
     assert sturdy.replicas() == []
     assert not [line for line in sturdy.log.splitlines() if "Traceback" in line]
+
+
+def test_sagemaker_need_not_kill() -> None:
+    assert LAME_DUCK_S + DRAIN_S + STOP_S < 30
 
 
 @pytest.mark.slow
