@@ -57,7 +57,7 @@ class Process:
         parts = [
             mean[end - v.numel() : end].view_as(v) for v, end in zip(values, ends, strict=True)
         ]
-        torch._foreach_copy_(values, parts)
+        torch._foreach_copy_([*values], parts)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""
