@@ -7,10 +7,13 @@ the output, and are gone.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,7 +24,13 @@ from typing import Any
 
 from bintally.cluster import connect
 from bintally.command import UsageError, WorkError
-from bintally.places import delete_temporary_files, open_place, write_atomically
+from bintally.places import (
+    TEMPORARY_SUFFIX,
+    Folder,
+    delete_temporary_files,
+    open_place,
+    write_atomically,
+)
 from bintally.progress import Progress, say
 from sharding.dataset import read_dataset
 from training.checkpoint import read_checkpoint
@@ -29,6 +38,7 @@ from training.config import DeviceName, EngineName, PrecisionName
 from training.counter import Counter
 from training.rows import summarize_row
 from training.samples import Samples
+from training.shards import WINDOWS_HELD, ShardCache, shard_cache
 
 __all__ = ["Job", "Photos", "Shards", "predict_bulk"]
 
@@ -38,6 +48,7 @@ BATCH_SIZE = 32
 FETCHERS = 32
 """Photos fetched at a time from a place."""
 KEY = "key.json"
+PART_NAME = re.compile(rf"({re.escape(KEY)}|\d{{9,}}\.parquet)(.*{re.escape(TEMPORARY_SUFFIX)})?")
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class Shards:
 
     url: str
     split: str
+    cache: Path | None = None
+    cache_gib: float = 0.0
 
     def ids(self) -> list[str]:
         """Of its samples, in their order."""
@@ -58,13 +71,21 @@ class Shards:
             yield samples.ids[index], samples.photo(index).tobytes(), samples.count(index)
 
     def _samples(self) -> Samples:
-        return _open_samples(self.url, self.split)
+        return _open_samples(self)
 
 
 @cache
-def _open_samples(url: str, split: str) -> Samples:
-    place = open_place(url)
-    return Samples(place, read_dataset(place), split)
+def _open_samples(source: Shards) -> Samples:
+    place = open_place(source.url)
+    dataset = read_dataset(place)
+    kept = shard_cache(source.cache, source.cache_gib)
+    if kept is not None or isinstance(place, Folder):
+        return Samples(place, dataset, source.split, kept)
+    # Every shard is read once, so that a few of them at a time are enough.
+    folder = Path(tempfile.mkdtemp(prefix="bintally-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    largest = max((shard.bytes for shard in dataset.splits[source.split].shards), default=0)
+    return Samples(place, dataset, source.split, ShardCache(folder, 2 * WINDOWS_HELD * largest))
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,7 @@ def predict_bulk(job: Job, output: Path, *, ray_address: str | None = None) -> t
     names = hashlib.sha256("\n".join(ids).encode()).hexdigest()
     key = {
         "model": sha256,
-        "source": asdict(job.source),
+        "source": {k: v for k, v in asdict(job.source).items() if not k.startswith("cache")},
         "photos": names,
         "precision": job.precision,
         "engine": job.engine,
@@ -153,7 +174,8 @@ def predict_bulk(job: Job, output: Path, *, ray_address: str | None = None) -> t
             write_atomically(parts / _name(begin), data)
             progress.update(min(PART, len(ids) - begin))
     failed = _join(parts, output, len(ids))
-    shutil.rmtree(parts)
+    _empty(parts)
+    parts.rmdir()
     return len(ids), failed
 
 
@@ -163,11 +185,22 @@ def _name(begin: int) -> str:
 
 def _begin(parts: Path, key: bytes) -> None:
     """Makes the folder of parts, or empties it of another job's."""
-    if parts.exists() and (not (parts / KEY).exists() or (parts / KEY).read_bytes() != key):
-        shutil.rmtree(parts)
+    if parts.exists():
+        strange = [p.name for p in parts.iterdir() if not PART_NAME.fullmatch(p.name)]
+        if strange or (any(parts.iterdir()) and not (parts / KEY).exists()):
+            raise UsageError(f"{parts}: holds what is none of our parts; name another --output")
+        delete_temporary_files(parts)
+        if (parts / KEY).exists() and (parts / KEY).read_bytes() != key:
+            _empty(parts)
     parts.mkdir(parents=True, exist_ok=True)
-    delete_temporary_files(parts)
     write_atomically(parts / KEY, key)
+
+
+def _empty(parts: Path) -> None:
+    """Deletes all parts, and then the key, without which they would be nobody's."""
+    for path in parts.glob("*.parquet"):
+        path.unlink()
+    (parts / KEY).unlink(missing_ok=True)
 
 
 def _run(job: Job, begins: Sequence[int], total: int) -> Iterator[tuple[int, bytes]]:

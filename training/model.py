@@ -102,9 +102,10 @@ def build_model(
     if seed is not None:
         torch.manual_seed(seed)
     if backbone.startswith("timm:"):
-        network, num_features, mean, std = _from_timm(backbone.removeprefix("timm:"), weights)
+        network, mean, std = _from_timm(backbone.removeprefix("timm:"), weights, image_size)
     else:
-        network, num_features, mean, std = _from_torchvision(backbone, weights)
+        network, mean, std = _from_torchvision(backbone, weights)
+    num_features = _count_features(network, backbone, image_size)
     model = CountNet(network, num_features, head_width, num_classes, trainable, dropout, seed)
     model.to(memory_format=torch.channels_last)
     return model, Preprocessing(image_size, mean, std)
@@ -113,29 +114,46 @@ def build_model(
 _Normalisation = tuple[float, float, float]
 
 
-def _from_timm(name: str, weights: str) -> tuple[nn.Module, int, _Normalisation, _Normalisation]:
+def _count_features(network: nn.Module, backbone: str, image_size: int) -> int:
+    """How many features a backbone makes of a photo of this size, tried on a black one."""
+    try:
+        with torch.no_grad():
+            return int(network.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1])
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"--image-size {image_size}: {backbone} takes no photos of this size ({reason})"
+        ) from error
+
+
+def _from_timm(
+    name: str, weights: str, image_size: int
+) -> tuple[nn.Module, _Normalisation, _Normalisation]:
     import timm
 
     if not timm.is_model(name):
         raise _no_backbone(f"timm:{name}", "timm has no such model", name, timm.list_models())
+    usual = timm.get_pretrained_cfg(name)
+    # A transformer is made for one size, of which its weights are taken to another.
+    sized = {"img_size": image_size} if usual and usual.fixed_input_size else {}
     try:
-        network = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0)
+        network = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0, **sized)
     except Exception as error:
+        if sized and image_size != usual.input_size[-1]:
+            raise UsageError(
+                f"--image-size {image_size}: timm:{name} is made for {usual.input_size[-1]} "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
         if weights != "imagenet":
             raise
         # The hub's client raises a dozen kinds of error where there is no network.
         raise _no_download(f"timm:{name}", error) from error
     if weights not in ("imagenet", "none"):
         _load(network, Path(weights), classifier=network.pretrained_cfg["classifier"])
-    with torch.no_grad():
-        size = network.pretrained_cfg["input_size"][-1]
-        num_features = network.eval()(torch.zeros(1, 3, size, size)).shape[-1]
-    return network, num_features, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    return network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
 
 
-def _from_torchvision(
-    name: str, weights: str
-) -> tuple[nn.Module, int, _Normalisation, _Normalisation]:
+def _from_torchvision(name: str, weights: str) -> tuple[nn.Module, _Normalisation, _Normalisation]:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -152,25 +170,24 @@ def _from_torchvision(
     if old:
         network.aux_logits = False
         network.aux1 = network.aux2 = network.AuxLogits = None
-    classifier, num_features = _remove_classifier(network)
+    classifier = _remove_classifier(network)
     if weights not in ("imagenet", "none"):
         _load(network, Path(weights), classifier)
-    return network, num_features, IMAGENET_MEAN, IMAGENET_STD
+    return network, IMAGENET_MEAN, IMAGENET_STD
 
 
-def _remove_classifier(network: nn.Module) -> tuple[str, int]:
-    """Takes a torchvision network's last layer away; its name, and the features that fed it."""
+def _remove_classifier(network: nn.Module) -> str:
+    """Takes a torchvision network's last layer away; its name."""
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
     if not layers:
         # SqueezeNet classifies with a convolution before its pooling.
-        convolution = network.get_submodule("classifier.1")
-        assert isinstance(convolution, nn.Conv2d), f"{type(network).__name__} has no classifier"
+        network.get_submodule("classifier.1")
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
-        return "classifier.1", convolution.in_channels
-    name, last = list(layers.items())[-1]
+        return "classifier.1"
+    name, _ = list(layers.items())[-1]
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Identity())
-    return name, last.in_features
+    return name
 
 
 def _load(network: nn.Module, file: Path, classifier: str) -> None:

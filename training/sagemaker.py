@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from bintally.command import UsageError
+from training.config import FitConfig
 
 __all__ = ["deliver", "with_job"]
 
 CHECKPOINTS = "/opt/ml/checkpoints"
+SWITCHES = {field.name: field.default for field in fields(FitConfig) if field.type == "bool"}
 CHANNELS = ("SM_CHANNEL_SHARDS", "SM_CHANNEL_TRAINING", "SM_CHANNEL_TRAIN")
 """Where the dataset may be, the first that there is."""
 
@@ -41,12 +45,27 @@ def with_job(arguments: Sequence[str], environment: Mapping[str, str]) -> list[s
     if not isinstance(settings, dict):
         raise UsageError("SM_HPS: must be a JSON object of hyperparameters")
     for name, value in settings.items():
-        flag = "--" + str(name).replace("_", "-")
-        if value is True or value == "true":
-            flags.append(flag)
-        elif value is not False and value != "false":
-            flags += [flag, str(value)]
+        flags += _flag(name.replace("-", "_"), value)
     return ["fit", *flags, *words[1:]]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """The words that a hyperparameter stands for; null is one that is not set."""
+    flag = "--" + name.replace("_", "-")
+    # The console and other tools make texts of all values.
+    value = {"true": True, "false": False, "null": None}.get(str(value).lower(), value)
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        default = SWITCHES.get(name, False)
+        if value == default:
+            return []
+        return [flag if value else "--no-" + flag.removeprefix("--")]
+    if isinstance(value, list):
+        return [flag, *map(str, value)] if value else []
+    if isinstance(value, dict):
+        raise UsageError(f"SM_HPS: {name}: must be a number, a text, true, false, null or a list")
+    return [flag, str(value)]
 
 
 def deliver(run: Path, environment: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from bintally.command import UsageError
 from bintally.places import open_place
 from sharding.dataset import read_dataset
 from tests.conftest import REPOSITORY, Command, copy
@@ -112,6 +113,32 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     predict_bulk(source, output)
     assert output.read_bytes() == whole.read_bytes()
     assert counted == sorted(set(counted)), "no part is counted twice"
+
+
+def test_shards_on_s3_are_counted_with_a_cache_and_without(
+    checkpoint: Path, shards: Path, tmp_path: Path, s3: str
+) -> None:
+    copy(open_place(shards), open_place(f"{s3}/shards"))
+    predict_bulk(job(checkpoint, Shards(str(shards), "test")), tmp_path / "folder.parquet")
+    for name, source in {
+        "s3": Shards(f"{s3}/shards", "test"),
+        "cached": Shards(f"{s3}/shards", "test", tmp_path / "cache"),
+    }.items():
+        predict_bulk(job(checkpoint, source), tmp_path / name)
+        assert rows(tmp_path / name) == rows(tmp_path / "folder.parquet")
+
+
+def test_a_folder_where_parts_would_go_is_kept(
+    checkpoint: Path, shards: Path, tmp_path: Path
+) -> None:
+    for name in ("mine.txt", "000000000.parquet"):
+        output = tmp_path / f"{name}-output"
+        mine = tmp_path / f"{output.name}.parts" / name
+        mine.parent.mkdir()
+        mine.write_text("mine")
+        with pytest.raises(UsageError, match="none of our parts"):
+            predict_bulk(job(checkpoint, Shards(str(shards), "test")), output)
+        assert mine.read_text() == "mine"
 
 
 def test_parts_of_another_job_are_not_taken(

@@ -36,11 +36,28 @@ def test_a_job_is_a_command_line() -> None:
     assert with_job(["evaluate", "--split", "test"], JOB) == ["evaluate", "--split", "test"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({"debugger": False, "cache_features": "False"}, ["--no-debugger", "--no-cache-features"]),
+        ({"debugger": True, "profile": False, "compile": "True"}, ["--compile"]),
+        ({"where": None, "cache": "null"}, []),
+        ({"stop_on": ["overfit", "dead-relu"]}, ["--stop-on", "overfit", "dead-relu"]),
+        ({"lr": 1e-05, "image-size": 96}, ["--lr", "1e-05", "--image-size", "96"]),
+    ],
+)
+def test_hyperparameters_of_any_type_are_flags(
+    settings: dict[str, object], flags: list[str]
+) -> None:
+    words = with_job(["fit"], JOB | {"SM_HPS": json.dumps(settings)})
+    assert words[6:] == flags
+
+
 def test_flags_win_over_the_job() -> None:
     assert with_job(["fit", "--run", "mine"], JOB)[-2:] == ["--run", "mine"]
 
 
-@pytest.mark.parametrize("wrong", ["[1]", "{"])
+@pytest.mark.parametrize("wrong", ["[1]", "{", '{"lr": {}}'])
 def test_hyperparameters_that_are_none_are_a_usage_error(wrong: str) -> None:
     with pytest.raises(UsageError, match="SM_HPS"):
         with_job(["fit"], JOB | {"SM_HPS": wrong})

@@ -115,6 +115,16 @@ def test_real_weights_load_and_bring_their_own_normalisation(weights: Path) -> N
     build("squeezenet1_1", str(squeezenet))
 
 
+def test_a_transformer_takes_photos_of_another_size_than_it_was_made_for() -> None:
+    model, _ = build("timm:test_vit", image_size=96)
+    assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 6)
+
+
+def test_a_size_that_a_backbone_cannot_take_is_one_clear_error() -> None:
+    with pytest.raises(UsageError, match="--image-size 32: alexnet takes no photos of this size"):
+        build("alexnet", image_size=32)
+
+
 def test_what_does_not_fit_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such classifier; did you mean resnet"):
         build("resnet5")
