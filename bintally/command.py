@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-__all__ = ["UsageError", "WorkError", "main", "run_command"]
+__all__ = ["CommandError", "UsageError", "WorkError", "main", "run_command"]
 
 
 class CommandError(Exception):

@@ -13,6 +13,7 @@ import tyro
 
 from bintally.command import UsageError, main
 from training.config import DeviceName, EngineName, FitConfig, OnBadSample, PrecisionName
+from training.launcher import end_with_launcher
 from training.presets import with_preset
 from training.sagemaker import deliver, with_job
 
@@ -63,7 +64,8 @@ class Evaluate:
     cache_gib: float = 0.0
     """The most that --cache may hold, in GiB; 0 is no limit."""
     output: Path | None = None
-    """Folder for evaluation.json and report.html; the checkpoint's own if none is named."""
+    """Folder for evaluation.json and report.html; the checkpoint's own if none is named, or for
+    another dataset than it was trained on, one below that."""
     batch_size: int = 128
     on_bad_sample: OnBadSample = "stop"
     """What a photo does that does not decode: end the evaluation, or be left out of all metrics,
@@ -80,12 +82,11 @@ class Evaluate:
 
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")
-        folder = self.output or self.checkpoint.parent
-        summary, same_dataset = measure(
+        summary, folder = measure(
             self.checkpoint,
             self.shards,
             self.split,
-            folder,
+            self.output,
             batch_size=self.batch_size,
             precision=self.precision,
             engine_name=self.engine,
@@ -94,8 +95,6 @@ class Evaluate:
             cache=shard_cache(self.cache, self.cache_gib),
         )
         if summary is not None:
-            if not same_dataset:
-                print("note: this is not the dataset that the model was trained on")
             _print_summary(summary)
             print(f"report: {folder / REPORT}")
         return 0
@@ -139,6 +138,10 @@ class Predict:
     """A folder, or s3://bucket/prefix, all JPEGs of which are counted."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE.parquet")] = None
     """Where the counts of --shards or --photos go."""
+    cache: Path | None = None
+    """Folder that keeps shards from S3; without one, a few at a time are fetched."""
+    cache_gib: float = 0.0
+    """The most that --cache may hold, in GiB; 0 is no limit."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """A Ray cluster that counts: auto, or HOST:PORT. Its nodes must reach checkpoint and photos."""
     anonymous: bool = False
@@ -174,7 +177,7 @@ class Predict:
         from training.bulk import Job, Photos, Shards, predict_bulk
 
         source = (
-            Shards(self.shards, self.split)
+            Shards(self.shards, self.split, self.cache, self.cache_gib)
             if self.shards is not None
             else Photos(self.photos or "", self.anonymous)
         )
@@ -206,6 +209,7 @@ class Export:
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     sys.exit(
         main(
             Fit | Evaluate | Predict | Export,

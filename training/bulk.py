@@ -38,7 +38,8 @@ from training.config import DeviceName, EngineName, PrecisionName
 from training.counter import Counter
 from training.rows import summarize_row
 from training.samples import Samples
-from training.shards import WINDOWS_HELD, ShardCache, shard_cache
+from training.shard_cache import ShardCache, shard_cache
+from training.shards import WINDOWS_HELD
 
 __all__ = ["Job", "Photos", "Shards", "predict_bulk"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bintally.command import WorkError
+from bintally.command import CommandError, WorkError
 from bintally.places import Place
 from bintally.progress import say
 from training.checkpoint import Checkpoint, checkpoint_bytes
@@ -35,6 +35,7 @@ class CheckpointWriter:
         self._error: BaseException | None = None
         self._copied: torch.cuda.Event | None = None
         """When a GPU has passed it, what was submitted last is in this machine's memory."""
+        self._not_mirrored: dict[str, CommandError] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -70,6 +71,20 @@ class CheckpointWriter:
             self._changed.wait_for(lambda: not (self._waiting or self._writing) or self._error)
             self._hurry = False
             self._raise()
+
+    def finish(self) -> None:
+        """Returns when all is written, to the mirror as well.
+
+        Raises what went wrong; `WorkError` where the folder has it and the mirror has not.
+        """
+        self.flush()
+        if self._mirror is None:
+            return
+        for name in [*self._not_mirrored]:
+            self._copy_to(self._mirror, name, self._folder.get(name))
+        for error in self._not_mirrored.values():
+            names = ", ".join(self._not_mirrored)
+            raise WorkError(f"{self._folder} has all, but --mirror lacks {names}: {error}")
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -107,11 +122,18 @@ class CheckpointWriter:
                 data = file
             self._folder.put(name, data)
             if self._mirror is not None:
-                try:
-                    self._mirror.put(name, data)
-                except WorkError as error:
-                    # The folder has it; a server that is away for a while should end no training.
-                    say(f"warning: {error}; training goes on")
+                self._copy_to(self._mirror, name, data)
+
+    def _copy_to(self, mirror: Place, name: str, data: bytes) -> None:
+        try:
+            mirror.put(name, data)
+        except CommandError as error:
+            # The folder has it; a server that is away, or says no, should end no training.
+            if not self._not_mirrored:
+                say(f"warning: {error}; training goes on")
+            self._not_mirrored[name] = error
+        else:
+            self._not_mirrored.pop(name, None)
 
 
 def _copy(value: Any) -> Any:

@@ -31,6 +31,7 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
     import torch
 
     from training.distributed import Process
+    from training.holding import hold
     from training.resumption import find_earlier
 
     if workers < 1:
@@ -40,11 +41,15 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
         config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
     )
     dataset = read_dataset(open_place(config.shards))
-    find_earlier(config, dataset.sha256, Process(0, 1, 0, torch.device("cpu")))
+    alone = Process(0, 1, 0, torch.device("cpu"))
+    with hold(config.run, alone):
+        find_earlier(config, dataset.sha256, alone)
     try:
         # Workers that begin again must not begin anew: what is to be cleared is cleared above.
         fit_in_group(
-            replace(settled(config), resume=True, device="cuda" if on_gpu else "cpu"),
+            replace(
+                settled(config), resume=True, restart=False, device="cuda" if on_gpu else "cpu"
+            ),
             workers,
             {"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
         )

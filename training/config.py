@@ -63,6 +63,8 @@ class FitConfig:
     """Folder of this run: checkpoints, metrics, report."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
+    restart: bool = False
+    """Begin anew where --run, or --mirror, holds a run already: it is deleted."""
 
     preset: str = ""
     """A recipe by name: capstone, head or finetune (training/presets.py). Flags beside it win."""
@@ -145,6 +147,8 @@ class FitConfig:
 
     def check(self) -> None:
         """Raises `UsageError` for a value that makes no sense."""
+        if self.resume and self.restart:
+            raise UsageError("--resume goes on with a run, --restart deletes it: one of the two")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 flag = "--" + name.replace("_", "-")
@@ -220,6 +224,7 @@ WHERE_AND_HOW = {
     "shards",
     "run",
     "resume",
+    "restart",
     "preset",
     "cache_features",
     "checkpoint_every_steps",

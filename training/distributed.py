@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import distributed_c10d
 
-from bintally.command import UsageError
+from bintally.command import CommandError, UsageError
 from training.config import DeviceName
+from training.rendezvous import JOIN_S, join_store
 
 __all__ = ["Agreement", "Process", "alone", "joined"]
 
 T = TypeVar("T")
+
+COLLECTIVE = timedelta(minutes=30)
+"""The most that a process waits for what another one computes alone, or fetches from afar."""
+
+# Before PyTorch 2.15 it went by another name.
+_set_timeout = getattr(distributed_c10d, "set_timeout", None) or distributed_c10d._set_pg_timeout
 
 
 @dataclass(frozen=True)
@@ -77,38 +85,69 @@ class Process:
         box = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=source, group=self.host_group)
-        assert box[0] is not None
+        if box[0] is None:
+            raise TypeError(f"process {source} has nothing to share")
         return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """What each process has, in the order of their ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, group=self.host_group)
+        return values
+
+    def let_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which the first process alone does, on all of them.
+
+        Its `UsageError` or `WorkError` is raised on all of them, too.
+        """
+        done: list[T] = []
+        failed: CommandError | None = None
+        if self.is_first:
+            try:
+                done = [work()]
+            except CommandError as error:
+                failed = error
+        done, failed = self.share((done, failed))
+        if failed is not None:
+            raise failed
+        return done[0]
 
 
 class Agreement:
-    """What any process wants of all of them, told a step later: nobody waits, all act together."""
+    """What any process wants of all of them, told a step later: nobody waits, all act together.
+
+    Wishes are whole numbers, 0 for none; the greatest counts.
+    """
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def exchange(self, wishes: Sequence[bool]) -> list[bool]:
+    def exchange(self, wishes: Sequence[int]) -> list[int]:
         """Tells this step's wishes and returns the last step's, of all processes.
 
         A process that is alone gets its own back at once.
         """
         if self._process.world_size == 1:
             return [*wishes]
-        agreed = self.settle() or [False] * len(wishes)
+        agreed = self.settle() or [0] * len(wishes)
         votes = torch.tensor([int(wish) for wish in wishes])
-        work = dist.all_reduce(votes, group=self._process.host_group, async_op=True)
+        work = dist.all_reduce(
+            votes, dist.ReduceOp.MAX, group=self._process.host_group, async_op=True
+        )
         self._pending = work, votes
         return agreed
 
-    def settle(self) -> list[bool]:
+    def settle(self) -> list[int]:
         """What was told and not yet returned, if anything was."""
         if self._pending is None:
             return []
         work, votes = self._pending
         self._pending = None
         work.wait()
-        return [bool(vote) for vote in votes.tolist()]
+        told: list[int] = votes.tolist()
+        return told
 
 
 def alone(device: DeviceName) -> Process:
@@ -136,17 +175,18 @@ def joined(device: DeviceName) -> Iterator[Process]:
     # Ray Train's workers have joined already.
     ours = not dist.is_initialized()
     if ours:
-        store, _, _ = next(rendezvous("env://"))
-        # torchrun's store outlives a restart: without a prefix of its own, a process may read the
-        # address of a peer that has died.
-        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world_size}"
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
-            store=dist.PrefixStore(attempt, store),  # type: ignore[attr-defined]
+            store=join_store(rank, world_size),
             rank=rank,
             world_size=world_size,
+            # A peer may be lost while connections are made, and then nobody hears of it.
+            timeout=timedelta(seconds=JOIN_S),
         )
-    host_group = dist.new_group(backend="gloo")
+    host_group: Any = dist.new_group(backend="gloo")
+    if ours:
+        for group in (None, host_group):
+            _set_timeout(COLLECTIVE, group)
     try:
         yield Process(rank, world_size, local_rank, place, host_group)
     finally:

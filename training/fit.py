@@ -9,18 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.command import UsageError
+from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from bintally.progress import say
 from sharding.dataset import read_dataset
 from training.config import FitConfig
 from training.distributed import joined
+from training.holding import hold
 from training.run import OnEpoch, Run
 from training.samples import Samples
 from training.shard_cache import shard_cache
 from training.survival import Survival, Terminated, termination
 
 __all__ = ["Fitted", "OnEpoch", "fit"]
+
+ASKED_WITHIN_S = 10.0
+"""All processes of a job that is to end are asked to, one after the other, within this time."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,16 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     there already, `WorkError` where the data turn out to be damaged or the loss goes astray.
     """
     config.check()
-    place = open_place(config.shards)
-    dataset = read_dataset(place)
-    cache = shard_cache(config.cache, config.cache_gib)
-    train = Samples(place, dataset, "train", cache)
-    validation = Samples(place, dataset, "validation", cache)
-    if len(train) < config.batch_size:
-        raise UsageError(
-            f"--batch-size {config.batch_size}: the train split has only {len(train)} samples"
-        )
     with joined(config.device) as process, termination() as requested:
+        place = open_place(config.shards)
+        dataset = read_dataset(place)
+        cache = shard_cache(config.cache, config.cache_gib)
+        train = Samples(place, dataset, "train", cache)
+        validation = Samples(place, dataset, "validation", cache)
+        if len(train) < config.batch_size:
+            raise UsageError(
+                f"--batch-size {config.batch_size}: the train split has only {len(train)} samples"
+            )
         if process.world_size * config.accumulate > config.batch_size:
             raise UsageError(
                 f"--batch-size {config.batch_size}: fewer photos than the "
@@ -62,14 +66,22 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
         survival = Survival(
             process, requested, len(dataset.classes), config.checkpoint_every_minutes
         )
-        try:
-            run = Run(config, dataset, train, validation, process, survival, on_epoch)
-            finished = run.execute()
-        except Terminated:
-            if process.is_first:
-                say("asked to end before the first step; features that are there are kept")
-            return Fitted(finished=False, stopped="", best={}, history=[])
-        finally:
-            survival.close()
-        loop = run.loop
-        return Fitted(finished, loop.stopped, loop.position.best, loop.position.history)
+        with hold(config.run, process):
+            try:
+                run = Run(config, dataset, train, validation, process, survival, on_epoch)
+                finished = run.execute()
+                loop = run.loop
+                fitted = Fitted(finished, loop.stopped, loop.position.best, loop.position.history)
+            except Terminated:
+                if process.is_first:
+                    say("asked to end before the first step; features that are there are kept")
+                fitted = Fitted(finished=False, stopped="", best={}, history=[])
+            finally:
+                survival.close()
+        if not fitted.finished and not requested.wait(ASKED_WITHIN_S):
+            # An exit code of 0 would tell this process's launcher that the run is done.
+            raise WorkError(
+                f"another process was asked to end, and this one ends with it; all is saved in "
+                f"{config.run}"
+            )
+        return fitted

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bintally.progress import say
+
 __all__ = ["epoch_line", "history_bytes", "read_history"]
 
 
@@ -33,9 +35,21 @@ def epoch_line(line: dict[str, Any], epochs: int) -> str:
     )
 
 
-def read_history(file: Path, epochs: int) -> list[dict[str, Any]]:
-    """The lines of the epochs that a checkpoint has done."""
+def read_history(file: Path, epochs: int | None = None) -> list[dict[str, Any]]:
+    """The lines of the epochs that a checkpoint has done, or all of them.
+
+    A line that a crash or a full disk has cut, or made unreadable, is left out and told.
+    """
     if not file.exists():
         return []
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    return [line for line in lines if line["epoch"] <= epochs]
+    history = []
+    for number, text in enumerate(file.read_text(errors="replace").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            wanted = epochs is None or line["epoch"] <= epochs
+        except (ValueError, TypeError, KeyError):
+            say(f"{file}: line {number} is damaged, and left out")
+            continue
+        if wanted:
+            history.append(line)
+    return history

@@ -17,6 +17,7 @@ from training.engine import make_engine
 from training.evaluate import evaluate
 from training.metrics import most_frequent_count
 from training.results import write_results
+from training.run_folder import check_results
 from training.samples import Samples
 from training.shard_cache import ShardCache
 
@@ -27,7 +28,7 @@ def measure(
     file: Path,
     shards: str,
     split: str,
-    folder: Path,
+    folder: Path | None,
     *,
     batch_size: int = 128,
     precision: PrecisionName = "auto",
@@ -35,12 +36,13 @@ def measure(
     device: DeviceName = "auto",
     on_bad_sample: OnBadSample = "stop",
     cache: ShardCache | None = None,
-) -> tuple[dict[str, Any] | None, bool]:
+) -> tuple[dict[str, Any] | None, Path]:
     """Evaluates a checkpoint and writes `evaluation.json` and `report.html` into a folder.
 
-    Returns the former's value, None on all processes but the first, and whether this is the
-    dataset that the checkpoint was trained on. Raises `UsageError` for a checkpoint or a split that
-    do not fit the dataset.
+    Without a `folder` that is the checkpoint's own, and below it for another dataset than the one
+    it was trained on, whose results stay. Returns the former file's value, None on all processes
+    but the first, and the folder. Raises `UsageError` for a checkpoint or a split that do not fit
+    the dataset, and for files in the folder that are not ours.
     """
     checkpoint, sha256 = read_checkpoint(file)
     place = open_place(shards)
@@ -50,6 +52,11 @@ def measure(
             f"{file} tells the counts {checkpoint.classes} apart, and {shards} has "
             f"{list(dataset.classes)}: not made for each other"
         )
+    if folder is None:
+        folder = file.parent
+        if dataset.sha256 != checkpoint.dataset:
+            folder /= f"evaluation-{dataset.sha256[:12]}"
+    check_results(open_place(folder))
     samples = Samples(place, dataset, split, cache)
     if not len(samples):
         raise UsageError(f"--split {split}: has no samples in {shards}")
@@ -74,6 +81,8 @@ def measure(
             left_out=set() if on_bad_sample == "skip" else None,
         )
         if process.is_first:
-            baseline = most_frequent_count(dataset.splits["train"].class_counts)
+            trained, split_counts = (dataset.splits[n].class_counts for n in ("train", split))
+            # A dataset to measure on alone has no train split.
+            baseline = most_frequent_count(trained if any(trained.values()) else split_counts)
             summary = write_results(folder, evaluation, samples, checkpoint, sha256, baseline)
-    return summary, checkpoint.dataset == dataset.sha256
+    return summary, folder

@@ -19,7 +19,9 @@ LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae"})
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a metric's value is better than another one; NaN never is."""
+    """Whether a metric's value is better than another one; any number is better than NaN."""
+    if math.isnan(than):
+        return not math.isnan(value)
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 

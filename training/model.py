@@ -184,7 +184,7 @@ def _remove_classifier(network: nn.Module) -> str:
         network.get_submodule("classifier.1")
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
         return "classifier.1"
-    name, _ = list(layers.items())[-1]
+    name: str = [*layers][-1]
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Identity())
     return name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.places import write_atomically
+from training.history import read_history
 from training.report import Example, render_report
 from training.samples import Samples
 
@@ -56,22 +57,26 @@ def write_results(
         "checkpoint": {"epoch": checkpoint.epoch, "sha256": sha256},
         "dataset": checkpoint.dataset,
     }
-    metrics = folder / METRICS
-    history = (
-        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    )
-    rules = folder / RULES
     page = render_report(
         title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
         config=checkpoint.config,
-        history=history,
+        history=read_history(folder / METRICS),
         evaluation=summary,
-        findings=json.loads(rules.read_text()) if rules.exists() else [],
+        findings=_findings(folder / RULES),
         examples=_examples(evaluation, samples, checkpoint.classes),
     )
     write_atomically(folder / REPORT, page.encode())
     write_atomically(folder / EVALUATION, (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def _findings(file: Path) -> list[dict[str, Any]]:
+    """What the rules found, unless a crash has cut it."""
+    try:
+        findings: list[dict[str, Any]] = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return findings
 
 
 def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> list[Example]:

@@ -14,7 +14,7 @@ from bintally.command import UsageError, WorkError
 from bintally.places import open_place
 from bintally.progress import say
 from sharding.dataset import Dataset
-from training.checkpoint import Checkpoint, read_checkpoint
+from training.checkpoint import Checkpoint
 from training.checkpoint_writer import CheckpointWriter
 from training.config import FitConfig, precision_type
 from training.distributed import Process
@@ -28,7 +28,7 @@ from training.model import CountNet, build_model
 from training.order import TrainingOrder, training_batches
 from training.preprocessing import Preprocessing
 from training.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
-from training.resumption import find_earlier, read_together
+from training.resumption import describe_last, find_earlier, read_together
 from training.samples import Samples
 from training.survival import Diverged, LossDiverged, Survival, Terminated
 from training.watching import Watch
@@ -85,7 +85,8 @@ class Run(Watcher):
         counts = dataset.splits["train"].class_counts
         self.watch: Watch | None = None
         if process.is_first:
-            self.watch = Watch(config, self.model, counts, process, self.began)
+            done = self.loop.position.epoch * self.loop.steps + self.loop.position.step
+            self.watch = Watch(config, self.model, counts, process, self.began, done)
 
     def execute(self) -> bool:
         """Trains what is left to train, then evaluates the best checkpoint and reports.
@@ -162,7 +163,7 @@ class Run(Watcher):
             loop.optimizer.load_state_dict(earlier.optimizer)
         except ValueError as error:
             raise UsageError(
-                f"--resume: {self.config.run} was begun by an older version; name another --run"
+                f"--run {self.config.run}: was begun by an older version; name another folder"
             ) from error
         if loop.average is not None and earlier.ema is not None:
             loop.average.load(earlier.ema)
@@ -214,8 +215,11 @@ class Run(Watcher):
                 on_bad_sample=self.config.on_bad_sample,
                 pause=self.survival.pause,
             )
+            if len(samples)
+            else None
             for samples, views in ((self.train, 2), (self.validation, 1))
         )
+        assert train is not None
         # Work, and no part of the start that a rule looks at.
         self.began += time.monotonic() - asked
         return FeatureInputs(train, validation, self.order, self.process, self.precision)
@@ -224,6 +228,7 @@ class Run(Watcher):
         """An epoch, its validation, and the checkpoints after it."""
         config, loop = self.config, self.loop
         line = loop.train_epoch(self)
+        self.survival.after_steps()
         better = loop.end_epoch(line, self.survival.pause)
         reason = None
         if self.watch is not None:
@@ -272,24 +277,31 @@ class Run(Watcher):
             print(f"best: epoch {checkpoint.epoch}, {config.run / BEST}")
         model, _ = checkpoint.build()
         evaluation = self.loop.inputs.validate(model.to(self.process.device), self.survival.pause)
-        if evaluation is not None and self.process.is_first:
-            baseline = most_frequent_count(self.dataset.splits["train"].class_counts)
-            write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
-            self.writer.submit(
-                {name: (config.run / name).read_bytes() for name in (EVALUATION, REPORT)}
-            )
-            self.writer.flush()
-            print(f"report: {config.run / REPORT}")
-        self.process.wait()
+
+        def write() -> None:
+            if evaluation is not None:
+                baseline = most_frequent_count(self.dataset.splits["train"].class_counts)
+                write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
+                self.writer.submit(
+                    {name: (config.run / name).read_bytes() for name in (EVALUATION, REPORT)}
+                )
+                self.writer.flush()
+                print(f"report: {config.run / REPORT}")
+            self.writer.finish()
+
+        self.process.let_first(write)
 
     def _interrupted(self) -> None:
         """Saves where the run was when it was asked to end."""
         if self.loop.position.step:
             self._write(LAST)
-        if self.process.is_first:
+
+        def finish() -> None:
             self.writer.flush()
             say(f"asked to end: all is saved in {self.config.run}, --resume goes on from there")
-        self.process.wait()
+            self.writer.finish()
+
+        self.process.let_first(finish)
 
     def _explained(self, error: Diverged) -> LossDiverged:
         """What is to be known of a loss that went astray."""
@@ -298,13 +310,8 @@ class Run(Watcher):
         epoch, step = divmod(error.number, loop.steps)
         batch = next(training_batches(self.order.epoch(epoch), config.batch_size, step))
         told = error.explain([self.train.ids[i] for i in batch])
-        last = config.run / LAST
-        kept = "there is no checkpoint yet"
-        if last.exists():
-            good, _ = read_checkpoint(last)
-            kept = f"the last good checkpoint is {last} (epoch {good.epoch}, step {good.step})"
         return LossDiverged(
-            f"epoch {epoch + 1}, step {step + 1}: {told}; {kept}; "
+            f"epoch {epoch + 1}, step {step + 1}: {told}; {describe_last(config.run)}; "
             f"try a lower --lr than {config.lr}, or --precision fp32"
         )
 
@@ -316,6 +323,7 @@ class Run(Watcher):
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         # Before the loss tells, the weights do.
         if not torch.stack(torch._foreach_norm(trained)).isfinite().all():
+            self.survival.after_steps()
             raise Diverged(position.epoch * loop.steps + position.step - 1, float("nan"))
         self.survival.saved()
         if self.watch is None:

@@ -23,6 +23,8 @@ EXPLODED = 20.0
 """A loss so many times that of guessing, ln(classes), does not come back by itself."""
 LAG = 2
 """Steps after which a GPU's loss is read: it has long been computed, so nobody waits for it."""
+NEVER = 2**62
+"""Above the number of any step."""
 NAMED_IDS = 12
 """Photos of a batch that an error names."""
 
@@ -99,11 +101,17 @@ class Survival:
             and self._interval_s > 0
             and time.monotonic() - self._saved_at > self._interval_s
         )
-        return self._heed([self._requested.is_set(), self._seen is not None, due], step.number)
+        return self._heed(due)
 
     def pause(self) -> None:
-        """Raises `Terminated` where a run may end between steps; on all processes at once."""
-        self._heed([self._requested.is_set(), False, False], None)
+        """As `after_step`, where a run may end between steps; on all processes at once."""
+        self._heed()
+
+    def after_steps(self) -> None:
+        """Raises `Diverged` where any step so far went astray: after the last one of an epoch."""
+        self._look(lag=0)
+        self._heed()
+        self._act(self._agreement.settle())
 
     def saved(self) -> None:
         """A checkpoint was written: the clock begins anew."""
@@ -113,17 +121,22 @@ class Survival:
         """Ends what is on its way between processes."""
         self._agreement.settle()
 
-    def _heed(self, wishes: list[bool], number: int | None) -> bool:
-        agreed = self._agreement.exchange(wishes)
-        terminate, diverged, due = agreed
-        if diverged:
-            # All count alike: what a process saw it told a step before.
-            told = 0 if self._process.world_size == 1 else 1
-            at = (number or 0) - told - (LAG if self._process.device.type == "cuda" else 0)
-            raise Diverged(self._seen[0] if self._seen else at, self._seen and self._seen[1])
+    def _heed(self, due: bool = False) -> bool:
+        # Of several steps the first one counts.
+        astray = 0 if self._seen is None else NEVER - self._seen[0]
+        return self._act(self._agreement.exchange([self._requested.is_set(), astray, due]))
+
+    def _act(self, agreed: list[int]) -> bool:
+        if not agreed:
+            return False
+        terminate, astray, due = agreed
+        if astray:
+            number = NEVER - astray
+            seen, loss = self._seen or (None, None)
+            raise Diverged(number, loss if seen == number else None)
         if terminate:
             raise Terminated
-        return due
+        return bool(due)
 
     def _observe(self, step: Step) -> None:
         """Keeps a step's loss, and looks at those that are old enough."""
@@ -136,7 +149,11 @@ class Survival:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._losses.append((step.number, loss, event))
-        while len(self._losses) > (LAG if on_gpu else 0):
+        self._look(LAG if on_gpu else 0)
+
+    def _look(self, lag: int) -> None:
+        """Looks at the losses of all steps but the last `lag`."""
+        while len(self._losses) > lag:
             number, loss, event = self._losses.popleft()
             if event is not None:
                 event.synchronize()

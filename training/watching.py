@@ -42,13 +42,14 @@ class Watch:
         class_counts: Mapping[str, int],
         process: Process,
         began: float,
+        steps_done: int,
     ) -> None:
         """`began` is the run's start on the monotonic clock."""
         self.findings: list[Finding] = []
         self._config, self._process = config, process
         self._model = model
         self._records = Records(class_counts=class_counts)
-        self._began = began
+        self._began, self._steps_done = began, steps_done
         self._due = 0.0
         self._monitor: Monitor | None = None
         self._profiler: Any = None
@@ -57,7 +58,10 @@ class Watch:
     def __enter__(self) -> Watch:
         from tensorboardX import SummaryWriter
 
-        self._events = SummaryWriter(str(self._config.run / EVENTS), write_to_disk=True)
+        # TensorBoard then leaves out what an earlier start wrote of the steps that follow.
+        self._events = SummaryWriter(
+            str(self._config.run / EVENTS), purge_step=self._steps_done + 1, write_to_disk=True
+        )
         self._open.callback(self._events.close)
         if self._config.debugger:
             # A compiled model would be cut into pieces by them.

@@ -143,6 +143,7 @@ NOT_SEARCHED = {
     "shards",
     "run",
     "resume",
+    "restart",
     "preset",
     "trainable",
     "best_metric",

@@ -123,15 +123,12 @@ def test_a_finished_run_is_kept_and_resuming_it_changes_nothing(
     assert (finished / "last.pt").read_bytes() == before
 
 
-def test_an_unfinished_run_is_started_over_without_resume(
-    finished: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_restarted_begins_anew(finished: Path, shards: Path, tmp_path: Path) -> None:
     fit(settings(shards, tmp_path, epochs=1))
-    checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
-    checkpoint.config["epochs"] = 2
-    torch.save(vars(checkpoint), tmp_path / "last.pt")
-    fit(settings(shards, tmp_path))
+    fit(settings(shards, tmp_path, restart=True))
     assert same_tensors(tmp_path / "last.pt", finished / "last.pt")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
 
 
 def test_resuming_with_other_settings_or_data_is_a_usage_error(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import confusion_matrix, most_frequent_count, summarize
+from training.metrics import confusion_matrix, is_better, most_frequent_count, summarize
 
 CLASSES = [0, 1, 2, 3, 4, 5]
 answers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=100)
@@ -56,3 +56,11 @@ def test_no_samples_have_no_metrics() -> None:
     summary = summarize(np.zeros((6, 6), np.int64), CLASSES, 3)
     assert summary["accuracy"] is None
     assert summary["baseline"]["rmse"] is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_any_number_is_better_than_none(metric: str) -> None:
+    nan = float("nan")
+    assert is_better(metric, 0.5, nan)
+    assert not is_better(metric, nan, 0.5)
+    assert not is_better(metric, nan, nan)
