@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 
 from bintally.command import UsageError
+from bintally.machine import socket_folder
 
 __all__ = ["connect"]
 
 
 def connect(address: str) -> None:
     """Connects this process to the cluster; `UsageError` if there is none at `address`."""
+    if address == "local":
+        # Ray's own processes. Only those who know the token may run code in them; without one in
+        # the environment, which Ray reads when it is imported, it would look for it in the user's
+        # home, and there may be none.
+        os.environ.setdefault("RAY_TMPDIR", socket_folder())
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     nobody = f"--ray {address}: no Ray cluster answers there"

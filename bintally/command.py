@@ -8,11 +8,15 @@ its traceback.
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+from bintally.machine import open_files_limit
 
 __all__ = ["CommandError", "UsageError", "WorkError", "main", "run_command"]
 
@@ -55,6 +59,7 @@ def main(
     """
     import tyro
 
+    prepare_process()
     try:
         arguments = rewrite(sys.argv[1:])
     except CommandError as error:
@@ -68,6 +73,22 @@ def main(
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     return run_command(command.execute)
+
+
+def prepare_process() -> None:
+    """Makes up for what a process may be started without: standard streams, characters in them
+    beyond ASCII, and more than a few open files."""
+    # A closed stream's number would go to the next file, and errors be written into that.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    open_files_limit()
 
 
 def run_command(command: Callable[[], int | None]) -> int:

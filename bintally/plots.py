@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,13 @@ def save_figure(
     `colours` has paper, ink, muted and line. An SVG has no background, and its ids, made from
     `salt`, differ from those of a plot with another salt.
     """
-    from matplotlib import style
+    with _MATPLOTLIB_STYLE:
+        # A notebook's, which this environment may not have. We draw into memory, without any.
+        backend = os.environ.pop("MPLBACKEND", None)
+        from matplotlib import style
+
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bintally.command import WorkError
+from bintally.machine import num_cores, socket_folder
 from serving.answer import Counted
 from serving.config import ServeConfig
 from serving.replica import Replica, ReplicaConfig
@@ -65,17 +66,6 @@ class Shape:
         )
 
 
-def num_cores() -> int:
-    """The cores that this process may use: of its container, where that has fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores or 1, round(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass  # No control group, or "max": no limit.
-    return max(1, cores or 1)
-
-
 class Fleet:
     """Starts, asks, counts and stops the replicas. All methods but `count` block."""
 
@@ -91,6 +81,7 @@ class Fleet:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_TMPDIR", socket_folder())
         # Ray's default is 15, below whatever else a machine does. Counting is what this one is for.
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from bintally.command import UsageError, main
+from bintally.machine import num_cores
 from sharding.plan import Options
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Build:
     output: Places
     """Where the dataset goes: an empty folder or s3://bucket/prefix."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=num_cores)
     """Processes, each making a shard at a time."""
     connections: int = 64
     """Requests in flight, all workers together."""

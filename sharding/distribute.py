@@ -8,8 +8,10 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +21,7 @@ from typing import Protocol, TypeVar
 
 from bintally.cluster import connect
 from bintally.command import WorkError
+from bintally.machine import socket_folder
 
 __all__ = ["Distributor", "Job", "Processes", "RayCluster"]
 
@@ -70,6 +73,10 @@ class Processes:
         # has imported what a job needs, and nothing else, is forked in no time.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
+        # multiprocessing makes its folder for sockets once, in the one for temporary files.
+        usual, tempfile.tempdir = tempfile.gettempdir(), socket_folder()
+        multiprocessing.util.get_temp_dir()
+        tempfile.tempdir = usual
         with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
             try:
                 for future in as_completed({pool.submit(job.run) for job in jobs}):

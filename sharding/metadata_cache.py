@@ -12,6 +12,7 @@ be told. All of ABID's takes about 400 MB.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import zlib
@@ -20,6 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bintally.cache import cache_folder
+from bintally.command import WorkError
 from bintally.places import Entry, write_atomically
 from sharding.metadata_job import ParsedMetadata
 
@@ -78,7 +80,9 @@ def write_chunk(entries: Sequence[Entry], parsed: Sequence[ParsedMetadata]) -> N
     sink = io.BytesIO()
     # The data, which are nearly all of it, are compressed already.
     pq.write_table(pa.table(columns, schema), sink, compression="none", use_dictionary=False)
-    write_atomically(_file(entries), sink.getvalue())
+    # A full disk is no reason to end: what is not kept is fetched again.
+    with contextlib.suppress(WorkError):
+        write_atomically(_file(entries), sink.getvalue())
 
 
 def _is_proved(entry: Entry, parsed: ParsedMetadata) -> bool:

@@ -23,7 +23,7 @@ def read_ids(file: Path) -> list[str]:
     Sorted, each once. Raises `UsageError` where the file cannot be read or holds none.
     """
     try:
-        text = file.read_text()
+        text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--ids {file}: cannot be read: {error}") from error
     names = text.split("\n")

@@ -8,7 +8,6 @@ bytes are the same whatever the number of workers.
 """
 
 import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bintally.command import UsageError
 from bintally.lease import Lease, take_lease
+from bintally.machine import num_cores
 from bintally.places import Place
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def synthesize(
                 "another --output"
             )
         photos = _plan(images, seed)
-        num_bytes = _write_all(lease, seed, photos, workers or os.cpu_count() or 1)
+        num_bytes = _write_all(lease, seed, photos, workers or num_cores())
     good = Counter(photo.count for photo in photos if photo.fault is None)
     return Summary(
         images=images,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from bintally.command import UsageError
+from bintally.machine import num_cores
 from training.config import EngineName
 from training.preprocessing import Preprocessing
 
@@ -67,7 +68,7 @@ def make_engine(
     half = half and device.type == "cuda"
     # Ranks of one machine share its cores.
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = max(1, (os.cpu_count() or 1) // ranks)
+    threads = max(1, num_cores() // ranks)
     if name == "dali":
         if not installed:
             raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")

@@ -6,16 +6,23 @@ own resize, which is as fast, it saves three passes over the photo and their mem
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+from numba import config, njit
+
+from bintally.cache import cache_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["resize_into"]
 
+if not os.environ.get("NUMBA_CACHE_DIR") and not os.access(Path(__file__).parent, os.W_OK):
+    # Numba keeps what it compiled beside this file. An installation may be read-only.
+    vars(config)["CACHE_DIR"] = str(cache_folder() / "numba")
 _compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 _float = np.float32
 # An unsigned index cannot count from the end, which would have to be asked for at every access.

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from bintally.command import UsageError, WorkError
+from bintally.machine import open_files_limit
 from bintally.places import Folder, Place
 from sharding.dataset import Shard
 from training.shard_cache import (
@@ -24,7 +25,7 @@ from training.shard_cache import (
 
 __all__ = ["CachedShards", "FolderShards", "ShardCache", "Shards", "shard_cache"]
 
-OPEN_AT_ONCE = 256
+OPEN_AT_ONCE = min(256, open_files_limit() // 4)
 """Memory maps kept: each has a file descriptor, of which a process often has 1,024."""
 DOWNLOADS = 4
 """Shards on their way at a time."""

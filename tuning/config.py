@@ -120,7 +120,7 @@ class SearchConfig:
         if self.space is None:
             return ORIGINAL
         try:
-            text = self.space.read_text()
+            text = self.space.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--space {self.space}: cannot be read: {error}") from error
         return parse_space(text, str(self.space))

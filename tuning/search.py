@@ -368,8 +368,6 @@ def _note(folder: Path, name: str, value: int) -> None:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """The Ray cluster that was asked for: the job's own, one there is, or one of this machine."""
-    import ray
-
     # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -380,6 +378,8 @@ def _cluster(address: str | None) -> Iterator[None]:
     if address is None:
         address = "auto" if "RAY_ADDRESS" in os.environ else "local"
     connect(address)
+    import ray
+
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bintally.command import UsageError, WorkError
 
@@ -98,13 +100,21 @@ def pack(folder: Path, files: Sequence[Path]) -> None:
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    scheme, separator, rest = address.rpartition("://")
+    if separator and scheme not in ("http", "https"):
         raise UsageError(
-            f"--address {address}: no dashboard of a Ray cluster answers there: {reason}"
-        ) from error
+            f"--address {address}: jobs are sent to the cluster's dashboard, http://HEAD:8265"
+        )
+    nobody = f"--address {address}: no dashboard of a Ray cluster answers there"
+    try:
+        url = urlsplit(f"{scheme or 'http'}://{rest.rstrip('/')}")
+        port = url.port or (443 if scheme == "https" else 80)
+        # Ray itself would try for most of a minute before it says that nobody is there.
+        socket.create_connection((url.hostname or "", port), timeout=10).close()
+        return JobSubmissionClient(url.geturl())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{nobody}: {reason}") from error
 
 
 def _send(client: Any, address: str, entrypoint: str, runtime: dict[str, Any]) -> str:

@@ -56,6 +56,14 @@ def test_a_limit_above_all_takes_all() -> None:
     assert sample_groups(counts, groups, 1000, 0) == set(counts)
 
 
+@pytest.mark.parametrize(
+    "text", ["00001\r\n00002\r\n", '["metadata/00001.json", "metadata/00002.json"]']
+)
+def test_a_list_that_windows_wrote_is_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_ids(tmp_path / "ids") == ["00001", "00002"]
+
+
 def test_ids_come_one_a_line_or_as_udacitys_list(tmp_path: Path) -> None:
     lines = tmp_path / "ids.txt"
     lines.write_text("00002\n1\n\n00001\r\n1\n")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from bintally.command import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
 from tests.tuning.test_search import SMALL, SPACE
 from tuning.results import read_trials
-from tuning.submit import pack
+from tuning.submit import pack, stop
 
 
 def test_a_job_gets_the_code_and_nothing_private(tmp_path: Path) -> None:
@@ -94,3 +95,18 @@ def test_a_cluster_runs_the_same_command(shards: Path, tmp_path: Path) -> None:
         again = call("tuning", "submit", "--address", cluster.dashboard, "--stop", found[1])
         assert again.returncode == 2
         assert "is over already (stopped)" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:9", "no dashboard of a Ray cluster answers there"),
+        ("http://127.0.0.1:9/", "no dashboard of a Ray cluster answers there"),
+        ("https://127.0.0.1:9", "no dashboard of a Ray cluster answers there"),
+        ("http://127.0.0.1:none", "no dashboard of a Ray cluster answers there"),
+        ("ray://127.0.0.1:10001", "sent to the cluster's dashboard, http://HEAD:8265"),
+    ],
+)
+def test_an_address_where_no_dashboard_is_is_a_usage_error(address: str, told: str) -> None:
+    with pytest.raises(UsageError, match=f"--address {address}: .*{told}"):
+        stop(address, "a-job")
