@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
+import tempfile
 
-from bintally.command import UsageError
+from bintally.command import UsageError, WorkError
 from bintally.machine import socket_folder
 
 __all__ = ["connect"]
 
 
 def connect(address: str) -> None:
-    """Connects this process to the cluster; `UsageError` if there is none at `address`."""
-    if address == "local":
-        # Ray's own processes. Only those who know the token may run code in them; without one in
-        # the environment, which Ray reads when it is imported, it would look for it in the user's
-        # home, and there may be none.
+    """Connects this process to the cluster; `UsageError` if there is none at `address`, `WorkError`
+    if one of this machine alone (`local`) does not start."""
+    if socket_folder() != tempfile.gettempdir():
         os.environ.setdefault("RAY_TMPDIR", socket_folder())
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     nobody = f"--ray {address}: no Ray cluster answers there"
@@ -34,8 +30,10 @@ def connect(address: str) -> None:
         raise UsageError(f"{nobody}: {error}") from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # Ray raises a bare one where its processes do not start.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if address == "local":
+            raise WorkError(f"Ray does not start on this machine: {reason}") from error
         # Ray does not say so, and sends a token of itself only where it has found the cluster.
         token = (
             "; one that wants a token is given it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class Fleet:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_TMPDIR", socket_folder())
+        if socket_folder() != tempfile.gettempdir():
+            os.environ.setdefault("RAY_TMPDIR", socket_folder())
         # Ray's default is 15, below whatever else a machine does. Counting is what this one is for.
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray

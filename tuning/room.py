@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bintally.command import UsageError
 from tuning.config import SearchConfig
 
-__all__ = ["Room"]
+__all__ = ["Room", "trials_at_a_time"]
+
+
+def trials_at_a_time(
+    nodes: Sequence[Mapping[str, float]], worker: Mapping[str, float], workers: int
+) -> int:
+    """How many trials of so many workers there is room for. A worker lies on one node, whole."""
+    fitting = (
+        # Ray counts in ten thousandths.
+        min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in worker.items())
+        for node in nodes
+    )
+    return sum(fitting) // workers
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Room:
         import ray
 
         total = ray.cluster_resources()
-        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = 0.0 if config.device == "cpu" else total.get("GPU", 0.0)
         if config.device == "cuda" and not gpus:
             raise UsageError("--device cuda: the Ray cluster has no GPU")
@@ -45,16 +57,19 @@ class Room:
             raise UsageError(f"--gpus-per-trial {share:g}: the Ray cluster has no GPU")
         worker = {"CPU": config.cpus_per_trial} | ({"GPU": share} if share else {})
         workers = config.workers_per_trial
-        needs = {name: amount * workers for name, amount in worker.items()}
-        room = min(int(total.get(name, 0.0) / amount + 1e-6) for name, amount in needs.items())
+        room = trials_at_a_time(nodes, worker, workers)
         if room < 1:
-            told = ", ".join(f"{amount:g} {name}" for name, amount in needs.items())
+            what = "each of a trial's processes" if workers > 1 else "a trial"
+            told = ", ".join(f"{amount:g} {name}" for name, amount in worker.items())
+            have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
             raise UsageError(
-                f"a trial takes {told}, and the Ray cluster has {total.get('CPU', 0):g} CPU and "
-                f"{total.get('GPU', 0):g} GPU; see --cpus-per-trial and --gpus-per-trial"
+                f"{what} takes {told}, and the nodes of the Ray cluster have no room for "
+                f"{workers if workers > 1 else 'it'} ({have}); see --cpus-per-trial, "
+                "--gpus-per-trial and --workers-per-trial"
             )
         concurrency = min(config.concurrency or room, config.trials)
-        return Room(max(1, int(max(nodes))), gpus, workers, worker, concurrency)
+        cores = max(1, int(max(node.get("CPU", 0) for node in nodes)))
+        return Room(cores, gpus, workers, worker, concurrency)
 
     @property
     def gpus_of_a_trial(self) -> float:
