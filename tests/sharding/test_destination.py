@@ -349,7 +349,7 @@ def test_nothing_that_was_there_ever_changes_wherever_a_build_is_sent(
 
 @pytest.mark.slow
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     source=st.sampled_from(["data/bucket", "data/bucket/", "/data/bucket"]),
