@@ -277,7 +277,7 @@ def measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
         return time.perf_counter()
 
     if workload.device == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
     size = PREPROCESSING.image_size
     # A worker's first batch takes what making the loader takes; all workers' come at about once.
     num_batches = -(-workload.num_photos // BATCH_SIZE)

@@ -224,7 +224,7 @@ def _plain(
         with torch.autocast(workload.device, torch.bfloat16, enabled=workload.precision == "bf16"):
             loss = criterion(model(images), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         steps += 1
         if steps == WARMUP_STEPS:

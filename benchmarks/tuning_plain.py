@@ -102,7 +102,7 @@ def _trial(settings: dict[str, Any]) -> None:
         # The faster of the two ways of this machine, as in ours.
         with torch.autocast("cpu", torch.bfloat16):
             loss = functional.cross_entropy(model(images).float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()

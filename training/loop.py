@@ -245,7 +245,7 @@ class Loop:
                     logits = self._forward(batch.images).float()
                 # DDP takes the mean over processes, whose parts of a batch may differ by a sample.
                 objective = self._loss(logits, batch.labels)
-                (objective * (process.world_size / config.batch_size)).backward()  # type: ignore[no-untyped-call]
+                (objective * (process.world_size / config.batch_size)).backward()
             with torch.no_grad():
                 # Of any recipe the same, so that it can be compared, also with validation's.
                 losses = functional.cross_entropy(logits, batch.labels, reduction="sum").double()

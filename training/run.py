@@ -130,7 +130,7 @@ class Run(Watcher):
         if config.sync_batchnorm:
             if self.process.device.type != "cuda":
                 raise UsageError("--sync-batchnorm: PyTorch has it on GPUs only")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model, preprocessing
 
     def _announce(self) -> None:

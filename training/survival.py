@@ -146,7 +146,7 @@ class Survival:
         if on_gpu:
             loss = torch.empty_like(loss, device="cpu", pin_memory=True)
             loss.copy_(step.loss, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event()
             event.record()
         self._losses.append((step.number, loss, event))
         self._look(LAG if on_gpu else 0)

@@ -133,8 +133,9 @@ def batches_live_on(context: Context, photos: Sequence[NDArray[np.uint8]]) -> di
     number = 4 if context.smallest else 40
     order = [rng.integers(0, len(photos), int(rng.integers(1, 33))) for _ in range(number)]
     told = {}
-    for name in ("dali", "cpu"):
-        engine = make_engine(name, PREPROCESSING, context.device, 32)  # type: ignore[arg-type]
+    names: tuple[EngineName, ...] = ("dali", "cpu")
+    for name in names:
+        engine = make_engine(name, PREPROCESSING, context.device, 32)
 
         def batches(engine: Engine = engine) -> Iterator[torch.Tensor]:
             return engine.run(([photos[i] for i in o], np.zeros(len(o), bool)) for o in order)
@@ -193,7 +194,7 @@ def waits(context: Context) -> dict[str, Any]:
     process = Process(0, 1, 0, context.device)
     precision = precision_type("auto", context.device)
     engines: tuple[EngineName, ...] = ("dali", "cpu")
-    told = {}
+    told: dict[str, Any] = {}
     for name in engines:
         config = FitConfig("", Path(), backbone="resnet18", weights="none", batch_size=16)
         model, _ = build_model(

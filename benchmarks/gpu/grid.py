@@ -72,7 +72,7 @@ def main(context: Context) -> None:
         if context.left < MORE_S:
             break
         try:
-            told = measured(context, setting)
+            told: dict[str, Any] = measured(context, setting)
         except Exception as error:
             told = failure(error)
         fn.decoders.image, fn.external_source, dali_engine.PREFETCH = plain

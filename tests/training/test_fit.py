@@ -209,7 +209,7 @@ def test_what_two_processes_validate_is_what_their_checkpoint_holds(
 def test_a_compiled_model_learns_what_it_learns_else(
     processes: int, shards: Path, tmp_path: Path
 ) -> None:
-    lines = []
+    lines: list[list[dict[str, Any]]] = []
     for more in ((), ("--compile",)):
         config = settings(shards, tmp_path / f"run{len(lines)}")
         result = torchrun(processes, "training", "fit", *arguments(config), *more)
