@@ -19,11 +19,10 @@ from training.shard_cache import (
     NOT_WHAT_WAS_WRITTEN,
     ShardCache,
     file_sha256,
-    shard_cache,
     unreadable,
 )
 
-__all__ = ["CachedShards", "FolderShards", "ShardCache", "Shards", "shard_cache"]
+__all__ = ["CachedShards", "FolderShards", "Shards"]
 
 OPEN_AT_ONCE = min(256, open_files_limit() // 4)
 """Memory maps kept: each has a file descriptor, of which a process often has 1,024."""
