@@ -68,7 +68,8 @@ def _unread(port: int, photos: Sequence[bytes], seconds: float) -> None:
 
 
 def _pipelined(port: int, photos: Sequence[bytes], seconds: float) -> None:
-    many = (request(photos[0]) + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000) * 2
+    # Not photos: a thousand good ones fill the queue, and who comes then is told to come again.
+    many = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000 + request(photos[0]) * 2
     with _crowd(port, many):
         time.sleep(seconds)
 
