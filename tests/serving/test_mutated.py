@@ -34,7 +34,7 @@ def test_of_a_batch_every_photo_is_decoded_or_named_and_the_good_ones_are_as_eve
 ) -> None:
     (good, _) = counter.decode(photos[:2])
     assert good is not None
-    odd = list(mutated(photos, 600, seed=3))
+    odd = list(mutated(photos, 200, seed=3))
     decoded = 0
     for at in range(0, len(odd), BATCH - 2):
         batch = [photos[0], *odd[at : at + BATCH - 2], photos[1]]
