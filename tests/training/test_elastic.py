@@ -63,6 +63,13 @@ class Job:
         agent.send_signal(how)
         agent.wait()
 
+    def wait_for_both(self) -> None:
+        """Returns when processes of both nodes train."""
+        began, before = time.monotonic(), self.log.read_text().count("; 2 × cpu")
+        while self.log.read_text().count("; 2 × cpu") == before:
+            assert time.monotonic() - began < LONGEST_WAIT_S, self.log.read_text()[-5000:]
+            time.sleep(0.5)
+
     def goes_on(self) -> float:
         """Seconds until the run has gone on; never behind where it was."""
         began, start = time.monotonic(), self._look()
@@ -97,8 +104,8 @@ def test_nodes_come_and_go_and_the_run_goes_on(shards: Path, tmp_path: Path) -> 
             if len(job.agents) == 1:
                 event = "join"
                 job.join()
-                # Its processes find the others at once, or when these have stopped theirs.
-                time.sleep(dice.uniform(0, 15))
+                if dice.random() < 0.7:  # Else the next thing happens while it is on its way.
+                    job.wait_for_both()
             else:
                 event = dice.choice(["leave", "killed agent", "killed process", "replacement"])
                 agent = dice.choice(job.agents)
