@@ -81,6 +81,7 @@ class CpuEngine:
                     if batch is None:
                         return
                     ahead.append(self._begin(pool, *batch))
+                    del batch  # Its photos hold shards open.
 
             try:
                 fill()

@@ -131,6 +131,8 @@ def load(
             read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
             ahead.append((wanted, taken, [label for _, label in read]))
             yield [photo for photo, _ in read], mirrored
+            # What holds a shard open keeps room from the next one's.
+            del read
 
     whole = np.arange(len(samples)) if whole_order is None else whole_order
     samples.follow(whole, check=not engine.notices_damage)
@@ -141,7 +143,8 @@ def load(
                 while True:
                     batch = next(images, None)
                     if batch is None:
-                        _settle(samples, go_on=replaced is not None or left_out is not None)
+                        if not engine.notices_damage:
+                            _settle(samples, go_on=replaced is not None or left_out is not None)
                         return
                     _, indices, counts = ahead.popleft()
                     labels = torch.tensor(counts).to(batch.device, non_blocking=True)

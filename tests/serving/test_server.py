@@ -42,7 +42,8 @@ def as_batch(photos: Sequence[bytes], **more: Any) -> bytes:
 
 
 def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> None:
-    """The server's answers, in batches of odd sizes, are what `evaluate` computes; to the bit."""
+    """The server's answers, in batches of odd sizes, are what `evaluate` computes. To the last bits:
+    those depend, on some CPUs, on how many photos are computed together."""
     checkpoint, _ = read_checkpoint(server.checkpoint)
     model, preprocessing = checkpoint.build()
     place = open_place(shards)
@@ -67,7 +68,7 @@ def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> N
     wanted = evaluation.predicted[:number].tolist()
     assert [checkpoint.classes.index(answer["count"]) for answer in answers] == wanted
     for answer, probabilities in zip(answers, evaluation.probabilities, strict=False):
-        assert [*answer["probabilities"].values()] == probabilities.tolist()
+        assert [*answer["probabilities"].values()] == pytest.approx(probabilities, abs=1e-6)
 
 
 def test_an_answer_is_evaluates(server: Server, shards: Path) -> None:

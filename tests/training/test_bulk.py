@@ -81,7 +81,9 @@ def test_a_split_is_counted_as_evaluate_counts_it(
     assert [row["label"] for row in found] == evaluation.labels.tolist()
     assert [row["count"] for row in found] == evaluation.predicted.tolist()
     for row, probabilities in zip(found, evaluation.probabilities, strict=True):
-        assert [row[f"probability_{count}"] for count in range(6)] == probabilities.tolist()
+        answered = [row[f"probability_{count}"] for count in range(6)]
+        # The last bits depend, on some CPUs, on how many photos are computed together.
+        assert answered == pytest.approx(probabilities, abs=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["counts.parquet"], "nothing is left"
 
 
