@@ -70,6 +70,7 @@ def test_a_server_that_is_gone_is_an_error() -> None:
     assert load.per_second == 0
 
 
+@pytest.mark.slow
 def test_a_server_is_started_and_measured(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

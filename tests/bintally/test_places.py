@@ -115,6 +115,7 @@ def test_a_file_left_aside_by_a_killed_writer_is_not_listed(tmp_path: Path) -> N
     assert list(open_place(tmp_path).entries()) == []
 
 
+@pytest.mark.slow
 def test_a_long_listing_is_whole_whatever_ranges_it_is_read_in(s3: str) -> None:
     place = open_place(f"{s3}/deep/prefix")
     ids = [f"{i:05d}" for i in range(1, 400)] + [str(i) for i in range(1, 999, 2)]

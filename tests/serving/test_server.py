@@ -42,8 +42,10 @@ def as_batch(photos: Sequence[bytes], **more: Any) -> bytes:
 
 
 def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> None:
-    """The server's answers, in batches of odd sizes, are what `evaluate` computes. To the last bits:
-    those depend, on some CPUs, on how many photos are computed together."""
+    """The server's answers, in batches of odd sizes, are what `evaluate` computes.
+
+    To the last bits: those depend, on some CPUs, on how many photos are computed together.
+    """
     checkpoint, _ = read_checkpoint(server.checkpoint)
     model, preprocessing = checkpoint.build()
     place = open_place(shards)

@@ -177,6 +177,7 @@ def test_a_place_of_photos_gives_a_row_for_each(
     assert rows(remote) == rows(local)
 
 
+@pytest.mark.slow
 def test_the_command(checkpoint: Path, shards: Path, tmp_path: Path, run: Command) -> None:
     output = tmp_path / "counts.parquet"
     predict: list[object] = ["training", "predict", "--checkpoint", checkpoint]

@@ -73,6 +73,7 @@ def read_lines(run: Path) -> list[dict[str, dict[str, float]]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_features_depend_on_neither_batches_nor_processes_nor_are_computed_again(
     shards: Path, tmp_path: Path, own_cache: Path
 ) -> None:
@@ -262,6 +263,7 @@ def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(values[1, :4], features.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_machines_with_caches_of_their_own_give_each_other_what_they_computed(
     shards: Path, tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ def evaluation(folder: Path) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["test"])
 def test_any_number_of_processes_evaluates_to_the_same_sums(
     split: str, finished: Path, shards: Path, tmp_path: Path, run: Command
@@ -222,6 +223,7 @@ def test_a_compiled_model_learns_what_it_learns_else(
         )
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_batches_of_one(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +341,7 @@ def test_a_damaged_dataset_is_one_clear_error(shards: Path, tmp_path: Path, run:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_training_from_s3_repeats_itself_and_evaluates_as_from_a_folder(
     shards: Path, s3: str, tmp_path: Path
 ) -> None:
