@@ -10,14 +10,20 @@ import tempfile
 from bintally.command import UsageError, WorkError
 from bintally.machine import socket_folder
 
-__all__ = ["connect"]
+__all__ = ["connect", "prepare_ray"]
+
+
+def prepare_ray() -> None:
+    """Has a Ray that starts on this machine keep its sockets where their names are short enough; to
+    be called before Ray is imported."""
+    if socket_folder() != tempfile.gettempdir():
+        os.environ.setdefault("RAY_TMPDIR", socket_folder())
 
 
 def connect(address: str) -> None:
     """Connects this process to the cluster; `UsageError` if there is none at `address`, `WorkError`
     if one of this machine alone (`local`) does not start."""
-    if socket_folder() != tempfile.gettempdir():
-        os.environ.setdefault("RAY_TMPDIR", socket_folder())
+    prepare_ray()
     import ray
 
     nobody = f"--ray {address}: no Ray cluster answers there"

@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bintally.cluster import prepare_ray
 from bintally.command import WorkError
-from bintally.machine import num_cores, socket_folder
+from bintally.machine import num_cores
 from serving.answer import Counted
 from serving.config import ServeConfig
 from serving.replica import Replica, ReplicaConfig
@@ -82,8 +82,7 @@ class Fleet:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if socket_folder() != tempfile.gettempdir():
-            os.environ.setdefault("RAY_TMPDIR", socket_folder())
+        prepare_ray()
         # Ray's default is 15, below whatever else a machine does. Counting is what this one is for.
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from typing import NoReturn
 import uvicorn
 
 from bintally.command import UsageError, WorkError
+from bintally.machine import open_files_limit
 from bintally.progress import say
 from serving.app import make_app
 from serving.batcher import Batcher
@@ -162,12 +162,7 @@ def _on_signals(drain: Callable[[float], None]) -> None:
 
 def _most_connections() -> int:
     """`MOST_CONNECTIONS`, or as many as this process may have files open for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + BACKLOG + OTHER_FILES
-    if soft < wanted and hard > soft:
-        soft = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(MOST_CONNECTIONS, soft - BACKLOG - OTHER_FILES))
+    return max(1, min(MOST_CONNECTIONS, open_files_limit() - BACKLOG - OTHER_FILES))
 
 
 async def _run(

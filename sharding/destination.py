@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,8 +142,8 @@ def refuse_overlap(source: Place, destination: Place) -> None:
 def look(destination: Place, connections: int) -> Found:
     """Finds out what lies at a destination. Raises `UsageError`, with an example, if anything is
     not proven to be a build's."""
-    refuse_foreign_names(destination)
     sizes = {entry.path: entry.size_bytes for entry in destination.entries()}
+    _refuse_names(destination, sizes)
     found = Found(sizes)
     recorded: dict[str, list[Shard]] = defaultdict(list)
     small = sorted(p for p in sizes if not p.endswith(".tar"))
@@ -190,10 +190,14 @@ def refuse_foreign_names(destination: Place) -> None:
     """Raises `UsageError` if a destination is no folder, or has what no build ever names so."""
     if isinstance(destination, Folder) and destination.root.exists():
         destination.check()
-    for entry in destination.entries():
-        if not is_own(entry.path):
+    _refuse_names(destination, (entry.path for entry in destination.entries()))
+
+
+def _refuse_names(destination: Place, paths: Iterable[str]) -> None:
+    for path in paths:
+        if not is_own(path):
             raise UsageError(
-                f"{destination} holds {entry.path}, which is no part of a dataset; "
+                f"{destination} holds {path}, which is no part of a dataset; "
                 "choose an empty --output place"
             )
 

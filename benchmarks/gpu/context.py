@@ -47,11 +47,11 @@ class Context:
         parser.add_argument("--smallest", action="store_true")
         return cls(**vars(parser.parse_args()))
 
-    def command(self, module: str, seconds: float) -> list[str]:
-        """The command line of a step that is a module here."""
+    def command(self, module: str, seconds: float, *words: str) -> list[str]:
+        """The command line of a step that is a module here, with words of its own first."""
         smallest = ["--smallest"] if self.smallest else []
-        times = [f"--work={self.work}", f"--seconds={seconds:g}"]
-        return ["-m", f"benchmarks.gpu.{module}", *times, *smallest]
+        flags = [f"--work={self.work}", f"--seconds={seconds:g}", *smallest]
+        return ["-m", f"benchmarks.gpu.{module}", *words, *flags]
 
     @property
     def left(self) -> float:

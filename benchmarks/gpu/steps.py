@@ -65,8 +65,7 @@ def all_steps(context: Context) -> list[Step]:
         compiled += ["--shards", big, "--batch-size", "256", "--backbone", "resnet50"]
 
     def module(name: str, limit_s: float, *words: str) -> list[str]:
-        flag, path, *rest = context.command(name, limit_s - END_S)
-        return [flag, path, *words, *rest]
+        return context.command(name, limit_s - END_S, *words)
 
     return [
         Step("versions", "right", 60, module("versions", 60)),

@@ -30,11 +30,16 @@ def table(told: Mapping[str, Any]) -> str:
         "Is it right?": (("check", "found"), _checks(told)),
         f"The loader, in one process: {_base(told.get('grid', {}).get('base', {}))}": (
             ("changed", "photos/s", "CPU s per 1,000", "cores busy", "first batch, s"),
-            _settings(told.get("grid", {}).get("results", [])),
+            _variants(
+                told.get("grid", {}).get("results", []),
+                "cpu_s_per_1000",
+                "cores_busy",
+                "first_batch_s",
+            ),
         ),
         "The model alone: ResNet-50, batch 256, bf16": (
             ("changed", "photos/s", "ms a step", "of them to launch", "first step, s"),
-            _variants(told.get("model", [])),
+            _variants(told.get("model", []), "ms_a_step", "ms_to_launch", "first_step_s"),
         ),
         "Epoch by epoch": (("training", "validation accuracy", "images/s"), _epochs(told)),
     }
@@ -132,24 +137,10 @@ def _checks(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"cannot be imported: {name}", reason
 
 
-def _settings(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+def _variants(results: Sequence[Mapping[str, Any]], *columns: str) -> Iterator[tuple[Any, ...]]:
     for result in results:
-        keys = ("photos_per_s", "cpu_s_per_1000", "cores_busy", "first_batch_s")
-        yield (
-            _changed(result),
-            result.get("failed") or result["photos_per_s"],
-            *(result.get(key) for key in keys[1:]),
-        )
-
-
-def _variants(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
-    for result in results:
-        keys = ("ms_a_step", "ms_to_launch", "first_step_s")
-        yield (
-            _changed(result),
-            result.get("failed") or result["photos_per_s"],
-            *(result.get(key) for key in keys),
-        )
+        rate = result.get("failed") or result["photos_per_s"]
+        yield _changed(result), rate, *(result.get(column) for column in columns)
 
 
 def _changed(result: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import bintally.lease
+import bintally.folder_lease
+import bintally.s3_lease
 from bintally.command import UsageError, WorkError
 from bintally.lease import Lease, take_lease
 from bintally.places import LOCK, Folder, Place, open_place
@@ -25,9 +26,9 @@ from tests.conftest import REPOSITORY
 
 HOLD = """
 import sys
-import bintally.lease
+import bintally.lease, bintally.s3_lease
 from bintally.places import open_place
-bintally.lease.TIME_TO_LIVE_S, bintally.lease.RENEWED_EVERY_S = 2.0, 0.3
+bintally.s3_lease.TIME_TO_LIVE_S, bintally.s3_lease.RENEWED_EVERY_S = 2.0, 0.3
 with bintally.lease.take_lease(open_place(sys.argv[1])) as lease:
     print("held", flush=True)
     for line in sys.stdin:
@@ -38,9 +39,9 @@ with bintally.lease.take_lease(open_place(sys.argv[1])) as lease:
 
 @pytest.fixture(params=["folder", "S3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(bintally.lease, "TIME_TO_LIVE_S", 2.0)
-    monkeypatch.setattr(bintally.lease, "RENEWED_EVERY_S", 0.3)
-    monkeypatch.setattr(bintally.lease, "WORKERS_END_WITHIN_S", 0.3)
+    monkeypatch.setattr(bintally.s3_lease, "TIME_TO_LIVE_S", 2.0)
+    monkeypatch.setattr(bintally.s3_lease, "RENEWED_EVERY_S", 0.3)
+    monkeypatch.setattr(bintally.folder_lease, "WORKERS_END_WITHIN_S", 0.3)
     if request.param == "folder":
         return open_place(tmp_path / "place")
     return open_place(f"{request.getfixturevalue('s3')}/some/prefix")
@@ -192,7 +193,7 @@ def test_a_worker_writes_under_its_holders_lease_and_ends_with_it(place: Place) 
 def test_nobody_takes_over_from_the_dead_while_their_worker_still_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bintally.lease, "WORKERS_END_WITHIN_S", 0.3)
+    monkeypatch.setattr(bintally.folder_lease, "WORKERS_END_WITHIN_S", 0.3)
     place = open_place(tmp_path)
     holder = take_lease(place)
     written, may_end = threading.Event(), threading.Event()
@@ -287,8 +288,8 @@ def test_a_server_that_knows_no_conditions_is_named_and_a_holder_still_respected
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bintally.lease, "TIME_TO_LIVE_S", 2.0)
-    monkeypatch.setattr(bintally.lease, "RENEWED_EVERY_S", 0.3)
+    monkeypatch.setattr(bintally.s3_lease, "TIME_TO_LIVE_S", 2.0)
+    monkeypatch.setattr(bintally.s3_lease, "RENEWED_EVERY_S", 0.3)
     place = open_place(f"{server_without_conditions}/x")
     assert isinstance(place, S3Prefix)
     with take_lease(place) as lease:

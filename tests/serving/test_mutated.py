@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.mutations import mutated_photos
 from tests.serving.conftest import Server
-from tests.serving.mutations import flat_photo, mutated
 from tests.serving.test_server import as_batch
 from training.counter import Counter
 
@@ -34,7 +34,7 @@ def test_of_a_batch_every_photo_is_decoded_or_named_and_the_good_ones_are_as_eve
 ) -> None:
     (good, _) = counter.decode(photos[:2])
     assert good is not None
-    odd = list(mutated(photos, 200, seed=3))
+    odd = list(mutated_photos(photos, 200, seed=3))
     decoded = 0
     for at in range(0, len(odd), BATCH - 2):
         batch = [photos[0], *odd[at : at + BATCH - 2], photos[1]]
@@ -117,7 +117,7 @@ def test_a_rare_sampling_is_answered_and_leaves_its_batch_alone(
 def test_a_thousand_mutated_photos_are_answered(
     server: Server, photos: list[bytes], seed: int
 ) -> None:
-    odd = list(mutated(photos, 1200, seed))
+    odd = list(mutated_photos(photos, 1200, seed))
     with ThreadPoolExecutor(4) as pool:
         single = list(pool.map(server.post, odd))
         batches = [as_batch([photos[0], *odd[at : at + 7]]) for at in range(0, len(odd), 7)]
@@ -130,3 +130,32 @@ def test_a_thousand_mutated_photos_are_answered(
     assert all(reply.json["predictions"][0]["probabilities"] == alone for reply in batched)
     for reply, one in zip(single, answers, strict=True):
         assert one.get("error", {"status": 200})["status"] == reply.status
+
+
+def flat_photo(sampling: Sequence[tuple[int, int]]) -> bytes:
+    """A whole photo of one grey tone, 64×64, whose components have these samplings."""
+    h_max, v_max = max(h for h, _ in sampling), max(v for _, v in sampling)
+    units = -(-64 // (8 * h_max)) * -(-64 // (8 * v_max))
+    # One code in each table, of a bit: no difference of DC, and the end of a block.
+    bits = "00" * units * sum(h * v for h, v in sampling)
+    bits += "1" * (-len(bits) % 8)
+    table = bytes([1] + [0] * 15) + b"\0"
+    number = bytes([len(sampling)])
+    parts = [bytes((i, h << 4 | v, 0)) for i, (h, v) in enumerate(sampling, 1)]
+    scans = b"".join(bytes((i, 0)) for i in range(1, len(sampling) + 1))
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2) + content
+
+    return b"".join(
+        (
+            b"\xff\xd8",
+            segment(0xDB, b"\0" + bytes([1] * 64)),
+            segment(0xC0, b"\x08\x00\x40\x00\x40" + number + b"".join(parts)),
+            segment(0xC4, b"\x00" + table),
+            segment(0xC4, b"\x10" + table),
+            segment(0xDA, number + scans + b"\0\x3f\0"),
+            bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)),
+            b"\xff\xd9",
+        )
+    )
