@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from sharding.render import Band, Box, Colour, Frame, Item, Kind, Look, Scene
+    from sharding.render import Band, Frame, Item, Scene
+    from sharding.sprites import Box, Colour, Kind, Look
 
 __all__ = ["Bin", "Product", "bin_metadata", "invent_bin", "invent_product", "photographed"]
 
@@ -99,7 +100,7 @@ class Bin:
 
 def invent_product(rng: "np.random.Generator", scale: float) -> Product:
     """Return a random product; `scale` makes its look larger or smaller than the average."""
-    from sharding.render import Look
+    from sharding.sprites import Look
 
     kinds = tuple(_THINGS)
     kind = kinds[rng.choice(len(kinds), p=(0.36, 0.18, 0.16, 0.18, 0.12))]

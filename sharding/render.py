@@ -6,39 +6,16 @@ a product looks, is decided in :mod:`sharding.products`.
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-__all__ = ["Band", "Box", "Colour", "Frame", "Item", "Kind", "Light", "Look", "Scene", "render_bin"]
+from sharding.sprites import INK, PAPER, Colour, Look, draw_sprite, font, shade
 
-Colour = tuple[int, int, int]
-Box = tuple[float, float, float, float]
+__all__ = ["Band", "Frame", "Item", "Light", "Scene", "render_bin"]
+
 Pixels = NDArray[np.float32]
-Kind = Literal["box", "book", "bottle", "bag", "tube"]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-_PAPER: Colour = (232, 230, 224)
-_INK: Colour = (38, 36, 40)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a product looks like, the same in every photo it is in."""
-
-    kind: Kind
-    width: float
-    """Width of the front, in units of the square root of the photo's area; so is the height."""
-    height: float
-    colour: Colour
-    accent: Colour
-    word: str
-    """The brand printed on the front."""
-    design: int
-    """Seed of the small print: stripe or panel, place of the sticker, creases."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +103,6 @@ def render_bin(scene: Scene) -> bytes:
     return buffer.getvalue()
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (min(255, round(channel * factor)) for channel in colour)
-    return red, green, blue
-
-
-@lru_cache(maxsize=64)
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
 # The bin
 
 
@@ -145,13 +112,13 @@ def _empty_bin(scene: Scene) -> Image.Image:
     left, right = frame.left * width + shift_x, frame.right * width + shift_x
     back = frame.back * height + shift_y
     inset = 0.035 * width
-    photo = Image.new("RGB", (width, height), _shade(scene.fabric, 0.66))
+    photo = Image.new("RGB", (width, height), shade(scene.fabric, 0.66))
     draw = ImageDraw.Draw(photo)
-    draw.rectangle((0, 0, width, back), fill=_shade(scene.fabric, 0.55))
+    draw.rectangle((0, 0, width, back), fill=shade(scene.fabric, 0.55))
     for edge, inner, border in ((left, left + inset, 0), (right, right - inset, width)):
         corners = [(border, 0), (inner, 0), (inner, back), (edge, height), (border, height)]
-        draw.polygon(corners, fill=_shade(scene.fabric, 0.47))
-    draw.line((left + inset, back, right - inset, back), fill=_shade(scene.fabric, 0.42), width=2)
+        draw.polygon(corners, fill=shade(scene.fabric, 0.47))
+    draw.line((left + inset, back, right - inset, back), fill=shade(scene.fabric, 0.42), width=2)
     return photo
 
 
@@ -191,10 +158,10 @@ def _draw_flaps(photo: Image.Image, scene: Scene, rng: np.random.Generator) -> N
         # The bottom flap sags in its middle, the top one hangs.
         line = list(zip((across * width).tolist(), (edge + bow).tolist(), strict=True))
         dark = [(x, y + into * 0.012 * height) for x, y in line]
-        draw.polygon([*dark, (width, border), (0, border)], fill=_shade(scene.fabric, 0.35))
-        draw.polygon([*line, (width, border), (0, border)], fill=_shade(scene.fabric, 1.0))
+        draw.polygon([*dark, (width, border), (0, border)], fill=shade(scene.fabric, 0.35))
+        draw.polygon([*line, (width, border), (0, border)], fill=shade(scene.fabric, 1.0))
         seam = [(x, y - into * 0.015 * height) for x, y in line]
-        draw.line(seam, fill=_shade(scene.fabric, 0.85), width=1)
+        draw.line(seam, fill=shade(scene.fabric, 0.85), width=1)
     tall = 0.11 * height**0.5 * width**0.5
     middle = (0.33 + 0.3 * rng.random()) * width + shift_x
     _draw_label(photo, scene, rng, (middle, scene.frame.bottom * height + shift_y + 0.8 * tall))
@@ -210,13 +177,13 @@ def _draw_label(
     draw = ImageDraw.Draw(photo)
     draw.rectangle((x - 4, y - 3, x + 2.6 * tall + 4, y + tall + 3), fill=(214, 204, 150))
     draw.rectangle((x, y, x + 2.6 * tall, y + tall), fill=scene.label_colour)
-    draw.rectangle((x + 0.1 * tall, y + 0.1 * tall, x + 1.4 * tall, y + 0.9 * tall), fill=_PAPER)
-    font = _font(max(8, round(0.7 * tall)))
-    draw.text((x + 0.58 * tall, y + tall / 2), scene.label, _INK, font, anchor="mm")
+    draw.rectangle((x + 0.1 * tall, y + 0.1 * tall, x + 1.4 * tall, y + 0.9 * tall), fill=PAPER)
+    letters = font(max(8, round(0.7 * tall)))
+    draw.text((x + 0.58 * tall, y + tall / 2), scene.label, INK, letters, anchor="mm")
     shaft = x + 1.2 * tall
-    draw.line((shaft, y + 0.3 * tall, shaft, y + 0.75 * tall), fill=_INK, width=2)
+    draw.line((shaft, y + 0.3 * tall, shaft, y + 0.75 * tall), fill=INK, width=2)
     tip = [(shaft, y + 0.2 * tall), (shaft - 0.1 * tall, y + 0.4 * tall)]
-    draw.polygon([*tip, (shaft + 0.1 * tall, y + 0.4 * tall)], fill=_INK)
+    draw.polygon([*tip, (shaft + 0.1 * tall, y + 0.4 * tall)], fill=INK)
     modules = rng.integers(0, 2, (11, 11), dtype=np.uint8) * 190 + 30
     side = max(6, round(0.8 * tall))
     code = Image.fromarray(modules).resize((side, side), Image.Resampling.NEAREST)
@@ -228,7 +195,7 @@ def _draw_label(
 
 def _place(photo: Image.Image, item: Item, scene: Scene) -> None:
     unit = (scene.width * scene.height) ** 0.5
-    upright = _sprite(item.look, unit)
+    upright = draw_sprite(item.look, unit)
     sprite = upright.rotate(item.angle, Image.Resampling.BICUBIC, expand=True)
     x = round(item.x * scene.width + scene.shift[0] - sprite.width / 2)
     y = round(item.y * scene.height + scene.shift[1] - sprite.height / 2)
@@ -238,129 +205,6 @@ def _place(photo: Image.Image, item: Item, scene: Scene) -> None:
     shadow = shadow.filter(ImageFilter.BoxBlur(soft))
     photo.paste((26, 22, 14), (x - soft, y - soft // 2), shadow)
     photo.paste(sprite, (x, y), sprite)
-
-
-def _sprite(look: Look, unit: float) -> Image.Image:
-    """Return the item standing upright on a transparent ground."""
-    rng = np.random.Generator(np.random.PCG64(look.design))
-    width, height = max(12, round(look.width * unit)), max(12, round(look.height * unit))
-    deep = round(0.2 * min(width, height)) if look.kind == "box" else 0
-    sprite = Image.new("RGBA", (width + deep + 2, height + deep + 2))
-    draw = ImageDraw.Draw(sprite)
-    front = (1, 1 + deep, width, height + deep)
-    if look.kind == "box":
-        _draw_box(draw, look, front, deep, rng)
-    elif look.kind == "book":
-        _draw_book(draw, look, front)
-    elif look.kind == "bag":
-        _draw_bag(draw, look, front, rng)
-    else:
-        _draw_round(draw, look, front)
-    if rng.random() < 0.8:
-        _draw_sticker(draw, front, rng)
-    return sprite
-
-
-def _draw_word(draw: ImageDraw.ImageDraw, look: Look, x: float, y: float, room: float) -> None:
-    size = max(7, round(1.5 * room / max(4, len(look.word))))
-    light = sum(look.accent) > 380
-    draw.text((x, y), look.word, _INK if light else _PAPER, _font(size), anchor="mm")
-
-
-def _draw_box(
-    draw: ImageDraw.ImageDraw,
-    look: Look,
-    front: Box,
-    deep: int,
-    rng: np.random.Generator,
-) -> None:
-    left, top, right, bottom = front
-    edge = _shade(look.colour, 0.3)
-    lid = [(left, top), (left + deep, top - deep), (right + deep, top - deep), (right, top)]
-    side = [(right, top), (right + deep, top - deep), (right + deep, bottom - deep)]
-    draw.polygon(lid, fill=_shade(look.colour, 1.25), outline=edge)
-    draw.polygon([*side, (right, bottom)], fill=_shade(look.colour, 0.6), outline=edge)
-    draw.rectangle(front, fill=look.colour, outline=edge)
-    high = bottom - top
-    panel = top + rng.uniform(0.08, 0.25) * high
-    draw.rectangle((left + 1, panel, right - 1, panel + 0.3 * high), fill=look.accent)
-    _draw_word(draw, look, (left + right) / 2, panel + 0.15 * high, 0.85 * (right - left))
-
-
-def _draw_book(draw: ImageDraw.ImageDraw, look: Look, front: Box) -> None:
-    left, top, right, bottom = front
-    wide, high = right - left, bottom - top
-    draw.rectangle(front, fill=look.colour, outline=_shade(look.colour, 0.3))
-    draw.rectangle((left, top, left + 0.13 * wide, bottom), fill=_shade(look.colour, 0.6))
-    draw.rectangle((left + 1, bottom - 0.06 * high, right - 1, bottom - 1), fill=_PAPER)
-    panel = (left + 0.2 * wide, top + 0.1 * high, right - 0.08 * wide, top + 0.38 * high)
-    draw.rectangle(panel, fill=look.accent)
-    _draw_word(draw, look, left + 0.56 * wide, top + 0.24 * high, 0.68 * wide)
-
-
-def _draw_bag(
-    draw: ImageDraw.ImageDraw,
-    look: Look,
-    front: Box,
-    rng: np.random.Generator,
-) -> None:
-    left, top, right, bottom = front
-    wide, high = right - left, bottom - top
-    around = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    # A superellipse is a cushion: a rectangle whose corners have been filled out.
-    reach = rng.uniform(0.93, 1.0, around.size)
-    xs = np.sign(np.cos(around)) * np.abs(np.cos(around)) ** 0.45 * reach
-    ys = np.sign(np.sin(around)) * np.abs(np.sin(around)) ** 0.45 * reach
-    outline = zip((xs + 1) / 2 * wide + left, (ys + 1) / 2 * high + top, strict=True)
-    draw.polygon(
-        [(float(x), float(y)) for x, y in outline],
-        fill=look.colour,
-        outline=_shade(look.colour, 0.35),
-    )
-    middle = (left + right) / 2, top + 0.38 * high
-    oval = (left + 0.15 * wide, top + 0.2 * high, right - 0.15 * wide, top + 0.55 * high)
-    draw.ellipse(oval, fill=look.accent)
-    _draw_word(draw, look, *middle, 0.6 * wide)
-    for factor in (1.35, 0.7, 1.5, 0.6, 1.4):
-        x, y = left + rng.uniform(0.15, 0.85) * wide, top + rng.uniform(0.1, 0.9) * high
-        slant, drop = rng.uniform(-0.15, 0.15) * wide, rng.uniform(0.08, 0.2) * high
-        draw.line((x, y, x + slant, y + drop), fill=_shade(look.colour, factor), width=1)
-
-
-def _draw_round(draw: ImageDraw.ImageDraw, look: Look, front: Box) -> None:
-    """Draw a bottle (shoulders and a cap on top) or a tube (a cap as wide as the body below)."""
-    left, top, right, bottom = front
-    wide, high = right - left, bottom - top
-    edge = _shade(look.colour, 0.3)
-    if look.kind == "bottle":
-        cap: Box = (left + 0.3 * wide, top, right - 0.3 * wide, top + 0.18 * high)
-        body: Box = (left, top + 0.15 * high, right, bottom)
-    else:
-        cap = (left + 0.12 * wide, bottom - 0.16 * high, right - 0.12 * wide, bottom)
-        body = (left, top, right, bottom - 0.14 * high)
-    draw.rectangle(cap, fill=look.accent, outline=_shade(look.accent, 0.4))
-    draw.rounded_rectangle(body, radius=0.25 * wide, fill=look.colour, outline=edge)
-    tall = body[3] - body[1]
-    for at, factor in ((0.1, 0.65), (0.3, 1.5), (0.88, 0.65)):
-        x = left + at * wide
-        stripe = (x, body[1] + 0.08 * tall, x + 0.05 * wide, body[3] - 0.08 * tall)
-        draw.rectangle(stripe, fill=_shade(look.colour, factor))
-    panel = (left + 1, body[1] + 0.22 * tall, right - 1, body[1] + 0.55 * tall)
-    draw.rectangle(panel, fill=look.accent)
-    _draw_word(draw, look, (left + right) / 2, body[1] + 0.38 * tall, 0.9 * wide)
-
-
-def _draw_sticker(draw: ImageDraw.ImageDraw, front: Box, rng: np.random.Generator) -> None:
-    left, top, right, bottom = front
-    wide, high = 0.5 * (right - left), 0.22 * (bottom - top)
-    x = left + rng.uniform(0.2, 0.8) * (right - left - wide)
-    y = top + rng.uniform(0.62, 0.7) * (bottom - top)
-    draw.rectangle((x, y, x + wide, y + high), fill=_PAPER)
-    bars = np.flatnonzero(rng.random(max(1, int(0.84 * wide))) < 0.5)
-    for bar in bars.tolist():
-        at = x + 0.08 * wide + bar
-        draw.line((at, y + 0.15 * high, at, y + 0.6 * high), fill=_INK)
-    draw.line((x + 0.1 * wide, y + 0.8 * high, x + 0.8 * wide, y + 0.8 * high), fill=_INK)
 
 
 # The camera

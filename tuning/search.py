@@ -28,6 +28,7 @@ from tuning.config import SearchConfig
 from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
 from tuning.room import Room
 from tuning.schedulers import make_scheduler
+from tuning.search_folder import RAY, begin, note, noted
 from tuning.space import ORIGINAL, Choice, Space
 from tuning.study import Outcome, Study, importance
 from tuning.tasks import Won, compute_features, result, train_head, train_winner
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["search"]
 
-SEARCH = "search.json"
 CAPSTONE = "capstone"
-RAY = "ray"
 RETRIES = 3
 """How often a trial is begun again that failed, or whose machine was lost."""
 
@@ -57,7 +56,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     space = config.read_space().limited(dataset.splits["train"].samples)
     config.check_space(space)
     folder = config.output.absolute()
-    _begin(config, space, dataset, folder)
+    begin(config, space, dataset, folder)
     with _cluster(config.ray):
         return _Search(config, space, dataset, folder).execute()
 
@@ -220,7 +219,7 @@ class _Search:
     def _lag(self) -> int:
         """How far behind the next trial its knowledge is: as when the search was begun, also on
         a cluster of another size, or its trials would be others."""
-        return _noted(self.folder, "concurrency", self.room.concurrency)
+        return noted(self.folder, "concurrency", self.room.concurrency)
 
     def _time_left(self) -> float | None:
         if not self.config.minutes:
@@ -240,10 +239,10 @@ class _Search:
 
         here = ray.get_runtime_context().get_node_id()
         config = replace(self.base, **best.parameters, run=self.folder / WINNER)
-        if _noted(self.folder, "winner", best.number) != best.number:
+        if noted(self.folder, "winner", best.number) != best.number:
             # Of a search that went on, and found a better one.
             shutil.rmtree(config.run, ignore_errors=True)
-            _note(self.folder, "winner", best.number)
+            note(self.folder, "winner", best.number)
         # What the trial has trained already need not be trained again.
         earlier = self.folder / TRIALS / f"{best.number:04d}"
         if earlier.is_dir() and not config.run.exists():
@@ -325,44 +324,6 @@ class _Search:
         began = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - began
-
-
-def _begin(config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
-    """Readies the folder. Raises `UsageError` where another search lies in it."""
-    mine = config.to_dict(space) | {"dataset": dataset.sha256}
-    file = folder / SEARCH
-    if not file.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"--output {folder}: not empty, and holds no search; name another")
-        write_atomically(file, (json.dumps(mine, indent=1) + "\n").encode())
-        return
-    if not config.resume:
-        raise UsageError(
-            f"--output {folder}: holds a search; --resume goes on with it, or name another folder"
-        )
-    theirs = json.loads(file.read_text())
-    for name, value in json.loads(json.dumps(mine)).items():
-        if theirs.get(name) != value:
-            raise UsageError(
-                f"--resume: {folder} was searched with {name} {theirs.get(name)}, not {value}; "
-                "resume with the same, or name another --output"
-            )
-    # What Ray noted of the trials that were not over is of no use to those begun again.
-    shutil.rmtree(folder / RAY, ignore_errors=True)
-
-
-def _noted(folder: Path, name: str, value: int) -> int:
-    """A number noted in the search's folder; `value`, which is noted, if there was none."""
-    noted: int | None = json.loads((folder / SEARCH).read_text()).get(name)
-    if noted is None:
-        _note(folder, name, value)
-        return value
-    return noted
-
-
-def _note(folder: Path, name: str, value: int) -> None:
-    notes = json.loads((folder / SEARCH).read_text()) | {name: value}
-    write_atomically(folder / SEARCH, (json.dumps(notes, indent=1) + "\n").encode())
 
 
 @contextmanager

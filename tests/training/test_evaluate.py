@@ -10,25 +10,17 @@ import torch
 
 from bintally.command import WorkError
 from tests.training.test_loader import CLASSES, damaged, open_samples
+from tests.training.test_model import build
 from training.distributed import Process
 from training.engine import make_engine
 from training.evaluate import Evaluation, evaluate
-from training.model import build_model
 
 __all__ = ["damaged"]  # A fixture.
 
 
 def evaluated(folder: Path, left_out: set[int] | None) -> Evaluation:
     cpu = torch.device("cpu")
-    model, preprocessing = build_model(
-        "timm:test_resnet",
-        "none",
-        image_size=64,
-        head_width=8,
-        num_classes=6,
-        trainable="all",
-        seed=0,
-    )
+    model, preprocessing = build("timm:test_resnet", trainable="all", head_width=8, seed=0)
     return evaluate(
         model,
         open_samples(folder),

@@ -23,6 +23,7 @@ from sharding.dataset import read_dataset
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, settings, torchrun
 from tests.training.test_loader import damaged
+from tests.training.test_model import build
 from tests.training.test_shards import CountingPlace, shards_on_s3, small_shards
 from training.checkpoint import read_checkpoint
 from training.config import OnBadSample
@@ -32,7 +33,6 @@ from training.features import Features, compute_features
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
 from training.inputs import FeatureInputs
-from training.model import build_model
 from training.order import TrainingOrder
 from training.samples import Samples
 from training.shard_cache import ShardCache
@@ -104,15 +104,7 @@ def compute(
     """Computes the train split's features; after so many chunks it is stopped, or `then` is done
     once."""
     dataset = read_dataset(place)
-    model, preprocessing = build_model(
-        "timm:test_resnet",
-        "none",
-        image_size=64,
-        head_width=8,
-        num_classes=6,
-        trainable="head",
-        seed=0,
-    )
+    model, preprocessing = build("timm:test_resnet", trainable="head", head_width=8, seed=0)
     left = stop_after
 
     def pause() -> None:
@@ -246,15 +238,7 @@ def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> No
     place = open_place(shards)
     dataset = read_dataset(place)
     samples = Samples(place, dataset, "train")
-    model, preprocessing = build_model(
-        "timm:test_resnet",
-        "none",
-        image_size=64,
-        head_width=8,
-        num_classes=6,
-        trainable="head",
-        seed=0,
-    )
+    model, preprocessing = build("timm:test_resnet", trainable="head", head_width=8, seed=0)
     engine = make_engine("cpu", preprocessing, ALONE.device, 64)
     photos = [samples.photo(i) for i in range(4)]
     (mirrored,) = engine.run([(photos, np.ones(4, bool))])
