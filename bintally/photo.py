@@ -140,6 +140,8 @@ def read_header(data: bytes) -> Header:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     except ValueError as error:
+        if frame is not None:
+            _refuse_large(frame.width, frame.height)
         if frame is not None and (sampling := frame.rare_sampling) is not None:
             raise BadPhoto(
                 f"photo has the sampling {sampling}, which libjpeg-turbo does not decode"
@@ -153,6 +155,11 @@ def read_header(data: bytes) -> Header:
         return Header(frame.width, frame.height, colorspace, "4:4:1 sampling")
     arithmetic = frame is not None and frame.is_arithmetic
     return Header(width, height, colorspace, "arithmetic coding" if arithmetic else None)
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadPhoto(f"photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
 
 
 MAX_SCANS = 100
@@ -178,8 +185,7 @@ CMYK = ("CMYK", "YCCK")
 def _decode_strictly(data: bytes, header: Header, **how: Any) -> NDArray[np.uint8]:
     import simplejpeg
 
-    if header.width * header.height > MAX_PIXELS:
-        raise BadPhoto(f"photo has {header.width}x{header.height} pixels, more than {MAX_PIXELS:,}")
+    _refuse_large(header.width, header.height)
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
     except ValueError as error:
