@@ -89,7 +89,8 @@ def find_address(place: str, bucket: str, session: boto3.Session, anonymous: boo
     try:
         # boto3 follows S3 to another region. A login that may not ask this is told as well.
         client.head_bucket(Bucket=bucket)
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, RecursionError) as error:
+        # The last is boto3's own: sent elsewhere without a region, it asks again, and again.
         if not asked:  # It was the login that failed: a role that may not be assumed, say.
             raise settings_error(place, type(error).__name__, str(error)) from error
     return Address(asked[-1].rstrip("/"), regions[-1])

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -67,6 +68,18 @@ def test_the_region_of_a_bucket_is_found_out(serve: Serve) -> None:
     place.check()
     assert sorted(entry.path for entry in place.entries()) == EVERY
     assert place.get("a/1.jpg") == b"1"
+
+
+def test_a_server_that_sends_us_on_without_a_region_is_followed(serve: Serve) -> None:
+    """As S3 does for a bucket that has just been made, and as storage behind a gateway does."""
+    there = serve()
+
+    def elsewhere(headers: Mapping[str, str], query: Mapping[str, str], _: Answer) -> Answer:
+        words = f"?{urlencode(query)}" if query else ""
+        return Answer(307, headers={"Location": f"{there.endpoint}/bucket{words}"})
+
+    serve(elsewhere)
+    assert paths_of() == EVERY
 
 
 def test_a_region_that_the_endpoint_does_not_serve_is_named(serve: Serve) -> None:
