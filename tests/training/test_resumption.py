@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -161,6 +161,8 @@ FOREIGN = st.sampled_from(["notes.txt", "model.pt", "tensorboard/x", "last.pt.ol
     flags=st.sampled_from([{}, {"resume": True}, {"restart": True}, {"profile": True}]),
     mirrored=st.booleans(),
 )
+@example(tree={"last.pt": b"M"}, flags={}, mirrored=False).via("torch's unpickler: struct.error")
+@example(tree={"last.pt": b"J"}, flags={}, mirrored=True).via("torch's unpickler: IndexError")
 @hypothesis_settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
