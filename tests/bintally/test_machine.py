@@ -66,6 +66,20 @@ def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
     assert int(python(code, before="ulimit -n 256;").stdout) <= 64
 
 
+def test_threads_that_wait_leave_their_core_to_a_neighbour() -> None:
+    command = 'exec "$0" -m training evaluate --checkpoint none --shards none'
+    for told, policy in (("", "PASSIVE"), ("OMP_WAIT_POLICY=active", "ACTIVE")):
+        done = subprocess.run(
+            ["bash", "-c", f"export OMP_DISPLAY_ENV=true {told}; {command}", sys.executable],
+            cwd=REPOSITORY,
+            env={name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"},
+            capture_output=True,
+            text=True,
+        )
+        # PyTorch's OpenMP says it when it is loaded: from then on no variable changes anything.
+        assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr, done.stderr
+
+
 def test_cores_follow_the_affinity() -> None:
     code = (
         "import os; from bintally.machine import num_cores; os.sched_setaffinity(0, "
