@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import REPOSITORY
 
@@ -100,10 +102,15 @@ class Cluster:
 
 @contextlib.contextmanager
 def ray_cluster(
-    num_nodes: int, *, cores: int = 1, dashboard: bool = False, token: str = ""
+    num_nodes: int,
+    *,
+    cores: int = 1,
+    dashboard: bool = False,
+    token: str = "",
+    adds: Mapping[str, float] | None = None,
 ) -> Iterator[Cluster]:
     """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
-    yields, and none is left when it is over."""
+    yields, and none is left when it is over. Ray's autoscaler may add one that has `adds`."""
     with (
         # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name,
@@ -123,6 +130,11 @@ def ray_cluster(
         head += [f"--ray-client-server-port={_free_port()}"]
         jobs_port = _free_port()
         head += [f"--dashboard-port={jobs_port}"]
+        if adds is not None:
+            config = Path(name) / "autoscaling.json"
+            config.write_text(json.dumps(_autoscaling(address, cores, adds)))
+            head += [f"--autoscaling-config={config}"]
+            environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         nodes: list[Node] = []
         for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
             agent = [f"--dashboard-agent-listen-port={_free_port()}"]
@@ -131,6 +143,37 @@ def ray_cluster(
             node.wait_until_ready()
             nodes.append(node)
         yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes)
+
+
+def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[str, Any]:
+    """A cluster's configuration, as `ray up` reads it, with Ray's provider of nodes that are
+    processes of this machine."""
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": cores}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": dict(adds), "node_config": {}, "min_workers": 0, "max_workers": 1},
+    }
+    return {
+        "cluster_name": "test",
+        "max_workers": 1,
+        "idle_timeout_minutes": 1,
+        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "available_node_types": kinds,
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "upscaling_speed": 1.0,
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
 
 
 def _free_port() -> int:

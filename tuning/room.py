@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bintally.command import UsageError
+from bintally.progress import say
 from tuning.config import SearchConfig
 
 __all__ = ["Room", "trials_at_a_time"]
@@ -29,7 +32,7 @@ class Room:
     """What the cluster has, and what of it a trial takes."""
 
     cores_of_a_node: int
-    """Of the largest."""
+    """Of the largest that has room for a worker."""
     gpus: float
     """In all; 0 where none is to be used."""
     workers: int
@@ -41,34 +44,34 @@ class Room:
 
     @staticmethod
     def of(config: SearchConfig, heads: bool) -> Room:
-        """`heads` says that trials train no backbone. Raises `UsageError` where not even one trial
-        has room."""
-        import ray
-
-        total = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = 0.0 if config.device == "cpu" else total.get("GPU", 0.0)
-        if config.device == "cuda" and not gpus:
-            raise UsageError("--device cuda: the Ray cluster has no GPU")
-        share = config.gpus_per_trial
+        """`heads` says that trials train no backbone. Where there is no room, and Ray's autoscaler
+        adds nodes, waits for them. Raises `UsageError` where not even one trial has room."""
+        share, workers = config.gpus_per_trial, config.workers_per_trial
+        flag = f"--gpus-per-trial {share:g}" if share > 0 else "--device cuda"
+        if share > 0 and config.device == "cpu":
+            raise UsageError(f"{flag}: --device cpu uses no GPU")
+        nodes = _nodes()
         if share < 0:
-            share = (0.25 if heads else 1.0) if gpus else 0.0
-        if share > 0 and not gpus:
-            raise UsageError(f"--gpus-per-trial {share:g}: the Ray cluster has no GPU")
+            auto = any(node.get("GPU") for node in nodes) and config.device == "auto"
+            share = (0.25 if heads else 1.0) if auto or config.device == "cuda" else 0.0
         worker = {"CPU": config.cpus_per_trial} | ({"GPU": share} if share else {})
-        workers = config.workers_per_trial
+        if not trials_at_a_time(nodes, worker, workers) and _autoscaled():
+            nodes = _ask_for(worker, workers, config.concurrency or 1)
+        gpus = sum(node.get("GPU", 0) for node in nodes) if share else 0
+        if share and not gpus:
+            raise UsageError(f"{flag}: the Ray cluster has no GPU")
         room = trials_at_a_time(nodes, worker, workers)
         if room < 1:
             what = "each of a trial's processes" if workers > 1 else "a trial"
-            told = ", ".join(f"{amount:g} {name}" for name, amount in worker.items())
             have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
             raise UsageError(
-                f"{what} takes {told}, and the nodes of the Ray cluster have no room for "
+                f"{what} takes {_told(worker)}, and the nodes of the Ray cluster have no room for "
                 f"{workers if workers > 1 else 'it'} ({have}); see --cpus-per-trial, "
                 "--gpus-per-trial and --workers-per-trial"
             )
         concurrency = min(config.concurrency or room, config.trials)
-        cores = max(1, int(max(node.get("CPU", 0) for node in nodes)))
+        able = [node for node in nodes if trials_at_a_time([node], worker, 1)]
+        cores = max(1, int(max(node.get("CPU", 0) for node in able)))
         return Room(cores, gpus, workers, worker, concurrency)
 
     @property
@@ -84,3 +87,48 @@ class Room:
             # A byte, for it may not be nothing; a core would be missing where the workers want it.
             return tune.PlacementGroupFactory([{"memory": 1}])
         return tune.PlacementGroupFactory([dict(self.worker)])
+
+
+NODES_S = 900.0
+"""How long nodes may take that the autoscaler adds: clouds start one with a GPU in minutes."""
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _autoscaled() -> bool:
+    """Whether Ray's autoscaler adds nodes to the cluster, which Ray has no function to ask for."""
+    import ray
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if status := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+        report = json.loads(status).get("autoscaler_report") or {}
+        # Its nodes are of kinds that the cluster's configuration names; others have an id for one.
+        kinds = (report.get("node_type_mapping") or {}).values()
+        return any(not kind.startswith("node_") for kind in kinds)
+    # The second autoscaler, which KubeRay has, says nothing there.
+    return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes())
+
+
+def _ask_for(worker: Mapping[str, float], workers: int, trials: int) -> list[dict[str, float]]:
+    """Asks the autoscaler for so many trials' nodes; returns the cluster's when one trial has room,
+    or when none came in time."""
+    from ray.autoscaler.sdk import request_resources
+
+    say(f"waiting for the Ray cluster's autoscaler to add nodes: a trial takes {_told(worker)}")
+    request_resources(bundles=[dict(worker)] * (workers * trials))
+    until = time.monotonic() + NODES_S
+    while not trials_at_a_time(nodes := _nodes(), worker, workers) and time.monotonic() < until:
+        time.sleep(1)
+    # From now on the trials themselves ask.
+    request_resources(bundles=[])
+    return nodes
+
+
+def _told(worker: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in worker.items())
