@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import tempfile
 
 from bintally.command import UsageError, WorkError
 from bintally.machine import socket_folder
 
-__all__ = ["connect", "prepare_ray"]
+__all__ = ["connect", "keep_to_ourselves", "prepare_ray"]
 
 
 def prepare_ray() -> None:
@@ -20,10 +21,23 @@ def prepare_ray() -> None:
         os.environ.setdefault("RAY_TMPDIR", socket_folder())
 
 
+def keep_to_ourselves() -> None:
+    """Has a Ray that starts on this machine obey this process and its children alone; to be called
+    before Ray is imported.
+
+    Ray listens on every interface, for whoever may run code in it. Its own way is a token that all
+    of a user's processes share, in a home that has to be there.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def connect(address: str) -> None:
     """Connects this process to the cluster; `UsageError` if there is none at `address`, `WorkError`
     if one of this machine alone (`local`) does not start."""
     prepare_ray()
+    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
+        keep_to_ourselves()
     import ray
 
     nobody = f"--ray {address}: no Ray cluster answers there"

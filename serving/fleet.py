@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bintally.cluster import prepare_ray
+from bintally.cluster import keep_to_ourselves, prepare_ray
 from bintally.command import WorkError
 from bintally.machine import num_cores
 from serving.answer import Counted
@@ -77,10 +76,7 @@ class Fleet:
 
     def start_ray(self) -> Shape:
         """Starts Ray's processes, and Ray Serve in them, in some seconds; what is to run there."""
-        # Ray listens on every interface, for whoever may run code in it. With this, only those who
-        # know the token may, and nobody outside of this process and its children knows it.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        keep_to_ourselves()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         prepare_ray()
         # Ray's default is 15, below whatever else a machine does. Counting is what this one is for.

@@ -1,4 +1,4 @@
-"""Connecting to Ray clusters that somebody else has started."""
+"""Connecting to Ray clusters: those that somebody else has started, and one's own."""
 
 from __future__ import annotations
 
@@ -40,3 +40,19 @@ def test_a_cluster_that_wants_a_token_says_so(bucket: Path, tmp_path: Path) -> N
         assert "Traceback" not in result.stderr
         result = build(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
         assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_of_ones_own_needs_no_home() -> None:
+    code = "from bintally.cluster import connect; connect('local'); import ray; print(ray.nodes())"
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**environment, "HOME": "/proc/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'Alive': True" in done.stdout
