@@ -60,6 +60,7 @@ def run(
     output: Path | None,
     shards: str | None,
     stored_small: Path | None = None,
+    num_rounds: int | None = None,
     seconds: float = math.inf,
 ) -> int:
     """Measures all loaders and writes the results; 1 where a contestant failed.
@@ -68,11 +69,11 @@ def run(
     takes, where there is such a one already; `seconds` is how long all may take.
     """
     began = time.monotonic()
+    num_rounds = num_rounds or (2 if quick else 5)
     if shards is not None:
         _check(shards)
     environment = read_environment(LIBRARIES)
     folder = results_folder(output, environment, quick)
-    num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-loader-") as temporary:
         scratch = Path(temporary)
         photos_per_core = PHOTOS_PER_CORE_QUICK if quick else PHOTOS_PER_CORE

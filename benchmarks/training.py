@@ -31,16 +31,23 @@ METRICS = (
 )
 
 
-def run(*, quick: bool, output: Path | None, shards: str | None, seconds: float = math.inf) -> int:
+def run(
+    *,
+    quick: bool,
+    output: Path | None,
+    shards: str | None,
+    num_rounds: int | None = None,
+    seconds: float = math.inf,
+) -> int:
     """Measures all contestants and writes the results; 1 where one failed.
 
     `seconds` is how long all may take.
     """
     began = time.monotonic()
+    num_rounds = num_rounds or (2 if quick else 5)
     environment = read_environment(LIBRARIES)
     folder = results_folder(output, environment, quick)
     on_gpu = environment.gpu is not None
-    num_rounds = 2 if quick else 5
     with tempfile.TemporaryDirectory(prefix="bintally-training-") as temporary:
         scratch = Path(temporary)
         place = shards or render(scratch, (256 if quick else 768) * (16 if on_gpu else 1))

@@ -11,6 +11,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
+from bintally.command import CommandError
 from bintally.progress import Progress, say
 from training.metrics import is_better
 from tuning.results import CSV, Trial, read_trials, write_csv, write_trial
@@ -57,8 +58,12 @@ class InOrder(Searcher):  # type: ignore[misc]
         """See `save`."""
 
 
-class Journal(tune.Callback):  # type: ignore[misc]
-    """Hears of every epoch, and writes down what is over."""
+class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
+    """Hears of every epoch, and writes down what is over.
+
+    It ends the search where a trial fails through no fault of its settings: the shards are damaged,
+    or S3 is away. Such a trial is not over, nor is any that Ray Tune begins without its result.
+    """
 
     def __init__(
         self, folder: Path, task: Task, progress: Progress, gpus: float, time_left_s: float | None
@@ -72,6 +77,8 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._shown: list[str] = []
         self._best: float | None = None
         self._progress = progress
+        self.fault = ""
+        """What ended the search."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -106,7 +113,19 @@ class Journal(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """See `Callback`: it failed as often as it may."""
-        self._note(trial, trial.get_pickled_error() or RuntimeError("lost"))
+        error = trial.get_pickled_error() or RuntimeError("lost")
+        if isinstance(getattr(error, "cause", error), CommandError):
+            number = number_of(trial.config, trial.trial_id)
+            self.fault = self.fault or f"trial {number}: {_last_line(error)}"
+        self._note(trial, error)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """See `Stopper`: whether to stop this trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """See `Stopper`."""
+        return bool(self.fault)
 
     def _note(self, trial: Any, error: BaseException | None) -> None:
         number = number_of(trial.config, trial.trial_id)
@@ -116,7 +135,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
         if error is not None:
             memory = isinstance(getattr(error, "cause", error), OutOfMemoryError)
             status = "out-of-memory" if memory else "failed"
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else "lost"
+            reason = _last_line(error)
         elif status is None:
             epochs = trial.config["parameters"].get("epochs", self._task.base.epochs)
             whole = bool(history) and history[-1]["epoch"] >= epochs
@@ -129,7 +148,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
             self._write(number, parameters, "stopped", "the time was up")
 
     def _write(self, number: int, parameters: Mapping[str, Any], status: str, reason: str) -> None:
-        if number in self._trials:
+        if number in self._trials or self.fault:
             return
         told = self._last.get(number, {})
         best = told.get("best", {})
@@ -172,6 +191,11 @@ class Journal(tune.Callback):  # type: ignore[misc]
             f"{trial.number:>5}{cells}{trial.value:>12.4f}{trial.best['epoch']:>7}"
             f"{trial.seconds:>7.1f}{mark}"
         )
+
+
+def _last_line(error: BaseException) -> str:
+    """Ray puts the traceback before it."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else "lost"
 
 
 TOLD = ("best", "status", "reason", "node", "time_total_s")

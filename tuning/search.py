@@ -184,6 +184,7 @@ class _Search:
                 name=RAY,
                 storage_path=str(self.folder),
                 callbacks=[journal, TBXLoggerCallback()],
+                stop=journal,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 # A head is trained again sooner than it is saved; the others save themselves.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -192,6 +193,10 @@ class _Search:
         )
         with progress:
             tuner.fit()
+        if journal.fault:
+            raise WorkError(
+                f"{self.folder}: {journal.fault}; when that is mended, call again with --resume"
+            )
         ended = searcher.ended if searcher is not None else ""
         if journal.time_is_up:
             journal.end_open_trials()

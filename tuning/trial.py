@@ -18,7 +18,9 @@ import torch
 from ray import tune
 
 from bintally.cache import use_cache
-from bintally.command import CommandError
+from bintally.command import CommandError, UsageError
+from bintally.places import open_place
+from sharding.dataset import read_dataset
 from training.cluster import fit_in_group
 from training.config import FitConfig
 from training.distributed import alone
@@ -225,11 +227,14 @@ def _told_again(known: Trial, task: Task) -> dict[str, Any]:
 def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
     """The last report of a trial that came to nothing by its own settings: not tried again.
 
-    Raises what may have been the machine's fault: Ray Tune begins such a trial again.
+    Raises what may have been the fault of the machine, the shards or S3: Ray Tune begins such a
+    trial again.
     """
     if isinstance(error, LossDiverged):
         status = "diverged"
-    elif isinstance(error, CommandError):
+    elif isinstance(error, UsageError):
+        # That the shards cannot be reached, or a login has expired, is no setting of a trial.
+        read_dataset(open_place(task.base.shards))
         status = "failed"
     elif isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_IS_FULL in str(error):
         status = "out-of-memory"

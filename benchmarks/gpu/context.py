@@ -18,9 +18,11 @@ from training.preprocessing import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PREPROCESSING", "Context"]
+__all__ = ["PREPROCESSING", "TINY", "Context", "failure"]
 
 PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TINY = "timm:test_resnet"
+"""The backbone of rehearsals."""
 WEIGHTS = "tf_efficientnet_lite0_timm.safetensors"
 
 

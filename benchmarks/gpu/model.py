@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.context import Context, failure
+from benchmarks.gpu.context import TINY, Context, failure
 from training.config import FitConfig
 from training.losses import make_loss
 from training.model import build_model
@@ -60,7 +60,7 @@ def measured(
     """A variant's steps."""
     device, steps, size = context.device, 30, 224
     if context.smallest:
-        backbone, batch, steps, size = "resnet18", 2, 2, 64
+        backbone, batch, steps, size = TINY, 2, 2, 64
     torch.backends.cudnn.benchmark = cudnn_benchmark
     model, _ = build_model(
         backbone, "none", image_size=size, head_width=128, num_classes=6, trainable="all", seed=0

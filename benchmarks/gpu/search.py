@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.gpu.context import Context
+from benchmarks.gpu.context import TINY, Context
 from tuning.config import SearchConfig
 from tuning.results import read_trials
 from tuning.search import search
@@ -25,7 +25,7 @@ def main(context: Context) -> None:
             str(context.work / ("rendered" if context.smallest else "shards0")),
             folder,
             preset="finetune",
-            backbone="resnet18" if context.smallest else "timm:tf_efficientnet_lite0",
+            backbone=TINY if context.smallest else "timm:tf_efficientnet_lite0",
             weights="none" if context.smallest else context.weights,
             trials=trials,
             gpus_per_trial=0.25 if context.on_gpu else -1.0,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.environment import REPOSITORY
-from benchmarks.gpu.context import Context
+from benchmarks.gpu.context import TINY, Context
 
 __all__ = ["Outcome", "Part", "Step", "all_steps", "run_step"]
 
@@ -57,7 +57,7 @@ def all_steps(context: Context) -> list[Step]:
     profiled = [*fit, "--shards", rendered, "--run", str(context.work / "profiled"), "--profile"]
     compiled = [*fit, "--compile", "--epochs", "2", "--run", str(context.work / "compiled")]
     if context.smallest:
-        small = ["--backbone", "resnet18", "--image-size", "32", "--batch-size", "8"]
+        small = ["--backbone", TINY, "--image-size", "32", "--batch-size", "8"]
         profiled += ["--epochs", "2", *small]
         compiled += ["--shards", rendered, *small]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from benchmarks import loader, training
 from benchmarks.gpu.context import Context
@@ -18,12 +19,15 @@ AFTER_S = 10.0
 def main(context: Context, name: str) -> int:
     """Writes NAME.json, .md, .png and .svg; 1 where a contestant failed."""
     folder, shards = context.results / PUBLISHED, str(context.work / "big")
-    quick, seconds = context.smallest, context.left - AFTER_S
-    if name == "training":
-        return training.run(quick=quick, output=folder, shards=shards, seconds=seconds)
-    small = context.work / "big224"
-    return loader.run(
-        quick=quick, output=folder, shards=shards, stored_small=small, seconds=seconds
+    measure = training.run
+    if name == "loader":
+        measure = partial(loader.run, stored_small=context.work / "big224")
+    return measure(
+        quick=context.smallest,
+        output=folder,
+        shards=shards,
+        num_rounds=1 if context.smallest else None,
+        seconds=context.left - AFTER_S,
     )
 
 

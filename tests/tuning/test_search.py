@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +201,38 @@ def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
             read_checkpoint(d / "best.pt") for d in (found, tmp_path / "out/winner")
         )
         assert all((one.model[name] == two.model[name]).all() for name in one.model)
+
+
+@pytest.mark.slow
+def test_a_search_whose_shards_fail_ends_and_goes_on_as_if_they_had_not(
+    shards: Path, space: Path, searched_wholly: Path, tmp_path: Path
+) -> None:
+    """The trial is not remembered as one that came to nothing."""
+    dataset = tmp_path / "dataset"
+    shutil.copytree(shards, dataset)
+    shard = next(dataset.glob("train/*.tar"))
+    whole = shard.read_bytes()
+    at = whole.index(b"\xff\xda") + 200
+    shard.write_bytes(whole[:at] + bytes(4_000) + whole[at + 4_000 :])
+    words = command(dataset, tmp_path / "out", space, "--trials", 3, "--trainable", "all")
+    result = run(words)
+    assert result.returncode == 1, result.stderr
+    error = result.stderr.splitlines()[-1]
+    assert re.search(r"out: trial 0: .*train-.*; when that is mended, .* --resume", error), error
+    assert not read_trials(tmp_path / "out")
+    shard.write_bytes(whole)
+    result = run([*words, "--resume"])
+    assert result.returncode == 0, result.stderr
+    assert timeless(tmp_path / "out") == timeless(searched_wholly)
+
+
+@pytest.fixture(scope="module")
+def searched_wholly(shards: Path, space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that trains everything, to its end."""
+    output = tmp_path_factory.mktemp("searched-wholly") / "search"
+    result = run(command(shards, output, space, "--trials", 3, "--trainable", "all"))
+    assert result.returncode == 0, result.stderr
+    return output
 
 
 @pytest.mark.slow
