@@ -15,6 +15,9 @@ import pytest
 
 from bintally.places import Place, open_place
 
+# As every command does, before PyTorch is there: tests are each other's busy neighbours.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 REPOSITORY = Path(__file__).parent.parent
 SEED = 7
 

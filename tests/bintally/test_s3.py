@@ -311,8 +311,9 @@ def test_copies_of_a_place_share_its_connections(serve: Serve) -> None:
     before = server.connections, server.requests
     for _ in range(10):
         assert pickle.loads(sent).get("a/1.jpg") == b"1"
-    assert server.connections - before[0] <= 1
     assert server.requests - before[1] == 10
+    # One is enough, but for a request that comes before the connection of the last is free again.
+    assert server.connections - before[0] <= 3
 
 
 def test_a_long_listing_goes_on_as_long_as_it_comes_forward(

@@ -140,7 +140,8 @@ def start(processes: int, config: FitConfig, *options: str) -> subprocess.Popen[
     return process
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_in_mid_epoch_resumes_to_identical_weights(
     processes: int, shards: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
