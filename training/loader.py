@@ -131,8 +131,6 @@ def load(
             read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
             ahead.append((wanted, taken, [label for _, label in read]))
             yield [photo for photo, _ in read], mirrored
-            # What holds a shard open keeps room from the next one's.
-            del read
 
     whole = np.arange(len(samples)) if whole_order is None else whole_order
     samples.follow(whole, check=not engine.notices_damage)

@@ -86,7 +86,7 @@ class Samples:
         self._tars.settle()
 
     def photo(self, index: int) -> NDArray[np.uint8]:
-        """A photo's JPEG bytes: (size,) uint8, a view of the tar."""
+        """A photo's JPEG bytes: (size,) uint8."""
         return self._part("jpg", index)
 
     def count(self, index: int) -> int:
@@ -172,7 +172,9 @@ class Samples:
         begin = int(self._at[f"{part} offset"][index])
         size = int(self._at[f"{part} size"][index])
         tar = self._tars.open(int(self.shards[index]))
-        return np.frombuffer(tar, np.uint8, size, begin)
+        view = np.frombuffer(tar, np.uint8, size, begin)
+        # A view of a shard in a cache would keep it there as long as its batch is on its way.
+        return view if self._tars.window is None else view.copy()
 
 
 def _read_indexes(place: Place, shards: Sequence[Shard]) -> pa.Table:

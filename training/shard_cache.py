@@ -17,7 +17,14 @@ from bintally.places import TEMPORARY_SUFFIX, Place
 from bintally.progress import say
 from sharding.dataset import Shard
 
-__all__ = ["NOT_WHAT_WAS_WRITTEN", "ShardCache", "file_sha256", "shard_cache", "unreadable"]
+__all__ = [
+    "NOT_WHAT_WAS_WRITTEN",
+    "NoRoom",
+    "ShardCache",
+    "file_sha256",
+    "shard_cache",
+    "unreadable",
+]
 
 NOT_WHAT_WAS_WRITTEN = "is not what was written (its sha256 differs)"
 PATIENCE_S = 60.0
@@ -26,6 +33,10 @@ POLL_S = 0.05
 
 Kept = Callable[[], frozenset[str]]
 """Says which shards, by their sha256, may not make room now."""
+
+
+class NoRoom(WorkError):
+    """Others have all of a cache open."""
 
 
 class ShardCache:
@@ -53,8 +64,8 @@ class ShardCache:
 
         It stays where it is until this is closed, and every map made of it. One that a crash or
         the disk has damaged is fetched anew. Where others have all the room open, it is waited for
-        `patience_s`. Raises `WorkError` where there is none then, where the shard itself is lost or
-        damaged, or the disk is full.
+        `patience_s`. Raises `NoRoom` where there is none then, `WorkError` where the shard itself
+        is lost or damaged, or the disk is full.
         """
         try:
             try:
@@ -118,7 +129,7 @@ class ShardCache:
         while not self._take_room(aside, shard, keep):
             if time.monotonic() >= until:
                 assert self.limit_bytes is not None
-                raise WorkError(
+                raise NoRoom(
                     f"--cache {self.folder}: {self.limit_bytes / 2**30:.2f} GiB do not hold "
                     "what is read at a time; set a larger --cache-gib, or give runs that read "
                     "other datasets caches of their own"

@@ -17,6 +17,7 @@ from bintally.places import Folder, Place
 from sharding.dataset import Shard
 from training.shard_cache import (
     NOT_WHAT_WAS_WRITTEN,
+    NoRoom,
     ShardCache,
     file_sha256,
     unreadable,
@@ -31,7 +32,7 @@ DOWNLOADS = 4
 WINDOW = 16
 """Shards whose samples are shuffled among each other where the cache has no limit."""
 WINDOWS_HELD = 3
-"""The one being read, the next one, and what the batches on their way still need of the last."""
+"""The one being read, the next one, and as much for another run."""
 NO_WINDOW = -1
 PATIENCE_AHEAD_S = 5.0
 """The same, for a shard that is not needed yet."""
@@ -123,8 +124,8 @@ class CachedShards:
     """Shards on S3, brought to a cache in the order in which they are needed, ahead of their use.
 
     Shards are read in windows of some: while one window is read, the next is brought. Only those of
-    a window are held open, and of earlier ones what batches on their way still need: the others may
-    make room.
+    a window are held open, and while room is waited for not even they: of runs that share a cache,
+    each would wait for what another one holds.
     """
 
     def __init__(self, place: Place, shards: Sequence[Shard], cache: ShardCache) -> None:
@@ -167,7 +168,14 @@ class CachedShards:
         if coming is not None and not coming.cancel():
             wait([coming])
         # If it did not come, for want of room or for another reason, that is met here.
-        with self._cache.open(self._place, self._shards[number], self._kept) as file:
+        shard = self._shards[number]
+        try:
+            file = self._cache.open(self._place, shard, self._kept, patience_s=0)
+        except NoRoom:
+            with self._lock:
+                self._maps.clear()
+            file = self._cache.open(self._place, shard, self._kept)
+        with file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with self._lock:
             self._maps[number] = data
@@ -180,7 +188,6 @@ class CachedShards:
             near = [n for w in windows for n in w]
             self._entered = window
             self._near = frozenset(self._shards[n].sha256 for n in near)
-            # A view of a map keeps it alive.
             self._maps = {n: self._maps[n] for n in near if n in self._maps}
             for number, future in self._coming.items():
                 if number not in near:
