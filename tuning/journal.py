@@ -114,9 +114,10 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """See `Callback`: it failed as often as it may."""
         error = trial.get_pickled_error() or RuntimeError("lost")
-        if isinstance(getattr(error, "cause", error), CommandError):
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, CommandError):
             number = number_of(trial.config, trial.trial_id)
-            self.fault = self.fault or f"trial {number}: {_last_line(error)}"
+            self.fault = self.fault or f"trial {number}: {cause}"
         self._note(trial, error)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
