@@ -18,7 +18,7 @@ freeze_epochs = 0
 def main(context: Context) -> None:
     """Keeps `search.json`."""
     space, folder = context.work / "space.toml", context.work / "search"
-    space.write_text(SPACE)
+    space.write_text(SPACE + "batch_size = 8\n" * context.smallest)
     trials = 2 if context.smallest else 8
     told = search(
         SearchConfig(
