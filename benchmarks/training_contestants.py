@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.measure import Measurement, cpu_seconds, peak_memory_mib
+from bintally.command import WorkError
 
 if TYPE_CHECKING:
     import torch
@@ -253,6 +254,10 @@ def _wait(device: torch.device) -> None:
 
 def _measured(steps: int, batch_size: int, began: float, cpu: float) -> Measurement:
     seconds = time.perf_counter() - began
+    if steps <= WARMUP_STEPS:
+        raise WorkError(
+            f"an epoch of {steps} steps: more than {WARMUP_STEPS} are needed to measure"
+        )
     return {
         "photos_per_s": (steps - WARMUP_STEPS) * batch_size / seconds,
         "cpu_s_per_1000": 1000 * (cpu_seconds() - cpu) / (steps * batch_size),
