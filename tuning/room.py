@@ -48,8 +48,10 @@ class Room:
         adds nodes, waits for them. Raises `UsageError` where not even one trial has room."""
         share, workers = config.gpus_per_trial, config.workers_per_trial
         flag = f"--gpus-per-trial {share:g}" if share > 0 else "--device cuda"
-        if share > 0 and config.device == "cpu":
-            raise UsageError(f"{flag}: --device cpu uses no GPU")
+        if (share > 0 and config.device == "cpu") or (share == 0 and config.device == "cuda"):
+            raise UsageError(
+                f"--gpus-per-trial {share:g}: does not go with --device {config.device}"
+            )
         nodes = _nodes()
         if share < 0:
             auto = any(node.get("GPU") for node in nodes) and config.device == "auto"

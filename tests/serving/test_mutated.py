@@ -114,10 +114,10 @@ def test_a_rare_sampling_is_answered_and_leaves_its_batch_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [11, 12])
-def test_a_thousand_mutated_photos_are_answered(
+def test_ten_thousand_mutated_photos_are_answered(
     server: Server, photos: list[bytes], seed: int
 ) -> None:
-    odd = list(mutated_photos(photos, 1200, seed))
+    odd = list(mutated_photos(photos, 5_000, seed))
     with ThreadPoolExecutor(4) as pool:
         single = list(pool.map(server.post, odd))
         batches = [as_batch([photos[0], *odd[at : at + 7]]) for at in range(0, len(odd), 7)]
