@@ -76,9 +76,14 @@ def folder(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     yield tmp_path
     for name in ("aft-vbi-pds", "mine"):
-        for item in client.list_objects_v2(Bucket=name).get("Contents", []):
-            client.delete_object(Bucket=name, Key=item["Key"])
+        empty(name)
         client.delete_bucket(Bucket=name)
+
+
+def empty(bucket: str) -> None:
+    place = open_place(f"s3://{bucket}")
+    for entry in place.entries():
+        place.delete(entry.path)
 
 
 def run(blocks: list[Block], folder: Path) -> None:
@@ -104,6 +109,7 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     from sharding.synthesize import synthesize
 
     # Enough for a batch of the preset's.
+    empty("aft-vbi-pds")
     synthesize(open_place("s3://aft-vbi-pds"), images=350, seed=SEED)
     weights = folder / "torch" / RESNET50
     weights.parent.mkdir(parents=True)
