@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import multiprocessing
 import resource
@@ -289,6 +290,33 @@ def test_runs_that_share_a_small_cache_stay_below_its_limit_together(
         for seen, most in runs.map(read, range(3)):
             assert seen == dataset.splits["train"].samples // 4 * 4
             assert 0 < most <= limit
+
+
+def test_runs_that_wait_for_room_hold_none(shards_on_s3: str, tmp_path: Path) -> None:
+    """Each has one shard of its window open, and together they have all that there is room for."""
+    place = open_place(shards_on_s3)
+    dataset = read_dataset(place)
+    shards = dataset.splits["train"].shards
+    window, runs = 2, 6
+    limit = 3 * window * max(shard.bytes for shard in shards)
+    assert len(shards) >= window * runs
+    # Somebody else's, which stays.
+    other = tmp_path / "other.tar"
+    other.write_bytes(bytes(limit - sum(shard.bytes for shard in shards[: 2 * runs : 2])))
+    all_have_one = threading.Barrier(runs, timeout=60)
+
+    def read(run: int) -> int:
+        samples = Samples(place, dataset, "train", ShardCache(tmp_path, limit))
+        first, second = np.flatnonzero(np.isin(samples.shards, [2 * run, 2 * run + 1]))[[0, -1]]
+        samples.follow(np.array([first, second]))
+        photos = [samples.photo(first)]
+        all_have_one.wait()
+        photos.append(samples.photo(second))
+        return len(photos)
+
+    with other.open("rb") as file, ThreadPoolExecutor(runs) as pool:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert list(pool.map(read, range(runs))) == [2] * runs
 
 
 def _fill(url: str, cache: str, answers: Any) -> None:
