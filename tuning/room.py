@@ -1,18 +1,21 @@
-"""What a Ray cluster has, and what of it a trial takes."""
+"""The Ray cluster of a search: which one it is, what it has, and what of it a trial takes."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bintally.cluster import connect
 from bintally.command import UsageError
 from bintally.progress import say
 from tuning.config import SearchConfig
 
-__all__ = ["Room", "trials_at_a_time"]
+__all__ = ["Room", "connected", "trials_at_a_time"]
 
 
 def trials_at_a_time(
@@ -89,6 +92,27 @@ class Room:
             # A byte, for it may not be nothing; a core would be missing where the workers want it.
             return tune.PlacementGroupFactory([{"memory": 1}])
         return tune.PlacementGroupFactory([dict(self.worker)])
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """The Ray cluster that was asked for: the job's own, one there is, or one of this machine."""
+    # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A cluster of one's own is for nothing else, and need not step back behind whatever runs.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    if address is None:
+        address = "auto" if "RAY_ADDRESS" in os.environ else "local"
+    connect(address)
+    import ray
+
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 NODES_S = 900.0

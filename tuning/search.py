@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bintally.cluster import connect
 from bintally.command import UsageError, WorkError
 from bintally.places import open_place, write_atomically
 from bintally.progress import Progress, say
@@ -26,7 +25,7 @@ from training.cluster import settled
 from training.metrics import LOWER_IS_BETTER
 from tuning.config import SearchConfig
 from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
-from tuning.room import Room
+from tuning.room import Room, connected
 from tuning.schedulers import make_scheduler
 from tuning.search_folder import RAY, begin, note, noted
 from tuning.space import ORIGINAL, Choice, Space
@@ -57,7 +56,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     config.check_space(space)
     folder = config.output.absolute()
     begin(config, space, dataset, folder)
-    with _cluster(config.ray):
+    with connected(config.ray):
         return _Search(config, space, dataset, folder).execute()
 
 
@@ -329,24 +328,3 @@ class _Search:
         began = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - began
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """The Ray cluster that was asked for: the job's own, one there is, or one of this machine."""
-    # Ray Tune would write files of its own for each epoch of each trial, and change the folder.
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A cluster of one's own is for nothing else, and need not step back behind whatever runs.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    if address is None:
-        address = "auto" if "RAY_ADDRESS" in os.environ else "local"
-    connect(address)
-    import ray
-
-    try:
-        yield
-    finally:
-        ray.shutdown()

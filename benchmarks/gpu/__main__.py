@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks.environment import read_environment
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.steps import Outcome, Step, all_steps, run_step
+from benchmarks.gpu.steps import Outcome, all_steps, run_step
 from benchmarks.gpu.table import table
 from benchmarks.gpu.turns import PUBLISHED
 from benchmarks.results import results_folder
@@ -26,9 +26,8 @@ from bintally.places import write_atomically
 from bintally.progress import say
 
 LIBRARIES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "ray")
-PREPARE = ("versions", "datasets")
-"""The steps without which the others have nothing to work on."""
-REHEARSED_AT_ONCE = 2
+AT_ONCE = 3
+"""Steps of a group."""
 GPU_JSON, GPU_MD, ARCHIVE = "gpu.json", "gpu.md", "gpu.tar.gz"
 
 
@@ -61,7 +60,6 @@ class Gpu:
         (context.results / "log").mkdir(parents=True, exist_ok=True)
         environment = read_environment(LIBRARIES)
         folder = results_folder(self.output, environment, self.smallest)
-        steps = [s for s in all_steps(context) if self.part in (s.part, "all")]
         file = context.results / "steps.json"
         outcomes = json.loads(file.read_text()) if file.exists() else []
         writing = threading.Lock()
@@ -74,23 +72,10 @@ class Gpu:
                 say(f"{outcome.name}: {ended}, {outcome.seconds:.0f} of {outcome.limit_s:.0f} s")
                 _gather(context, folder, environment.to_dict())
 
-        def work_off(step: Step) -> None:
-            note(run_step(context, step))
-
-        # In a rehearsal nobody minds who else computes.
-        in_turn = [s for s in steps if not self.smallest or s.name in PREPARE]
-        beside: list[threading.Thread] = []
-        for step in in_turn:
-            if step.beside:
-                thread = threading.Thread(target=work_off, args=[step])
-                thread.start()
-                beside.append(thread)
-                continue
-            work_off(step)
-            while beside:
-                beside.pop().join()
-        with ThreadPoolExecutor(REHEARSED_AT_ONCE) as pool:
-            list(pool.map(work_off, [step for step in steps if step not in in_turn]))
+        for group in all_steps(context):
+            steps = [step for step in group if self.part in (step.part, "all")]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda step: note(run_step(context, step)), steps))
         text = table(_gather(context, folder, environment.to_dict()))
         write_atomically(folder / GPU_MD, text.encode())
         if self.output is None:

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,18 @@ def main(context: Context) -> int:
     which changes no accuracy."""
     bucket = context.work / "bucket224"
     bucket = bucket if bucket.exists() else context.work / "rendered-bucket"
-    seeds, epochs, more = [0, 1, 2], 12, ["--image-size", "224"]
+    seeds: Sequence[int] = (0, 1, 2)
+    epochs, size, batch = 12, 224, 64
     if context.smallest:
-        seeds, epochs, more = [0], 1, ["--image-size", "64", "--batch-size", "8"]
+        seeds, epochs, size, batch = (0,), 1, 64, 8
     processes = []
     for seed in seeds:
         shard(context, bucket, f"shards{seed}", Options(seed=seed))
         fit = [
             *("fit", "--preset", "finetune", "--seed", str(seed), "--epochs", str(epochs)),
             *("--shards", str(context.work / f"shards{seed}"), *lite0(context)),
-            *("--run", str(context.work / f"run{seed}"), *more),
+            *("--run", str(context.work / f"run{seed}")),
+            *("--image-size", str(size), "--batch-size", str(batch)),
         ]
         processes.append(subprocess.Popen([sys.executable, "-m", "training", *fit]))
     began = time.monotonic()
@@ -44,7 +47,7 @@ def main(context: Context) -> int:
         "photos": bucket.name,
         "weights": context.weights.rpartition("/")[2],
         "epochs": epochs,
-        "image_size": int(more[1]),
+        "image_size": size,
         "seconds": round(time.monotonic() - began, 1),
         "seeds": {seed: outcome(context.work / f"run{seed}", epochs) for seed in seeds},
     }

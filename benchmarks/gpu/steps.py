@@ -34,8 +34,6 @@ class Step:
     limit_s: float
     command: Sequence[str]
     """What the interpreter is given."""
-    beside: bool = False
-    """Goes on beside those that follow: right or wrong does not depend on who else computes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,10 @@ class Outcome:
     limit_s: float
 
 
-def all_steps(context: Context) -> list[Step]:
-    """All of them; `limit_s` was chosen for an H100 and 16 cores."""
+def all_steps(context: Context) -> list[list[Step]]:
+    """All of them, in groups; those of a group need not wait for each other: right or wrong does
+    not depend on who else computes, and in a rehearsal nothing does. `limit_s` was chosen for an
+    H100 and 16 cores."""
     tests = ["-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rA", "-p", "no:cacheprovider"]
     big, rendered = str(context.work / "big"), str(context.work / "rendered")
     fit = ["-m", "training", "fit", "--weights", "none"]
@@ -67,12 +67,16 @@ def all_steps(context: Context) -> list[Step]:
     def module(name: str, limit_s: float, *words: str) -> list[str]:
         return context.command(name, limit_s - END_S, *words)
 
-    return [
+    first = [
         Step("versions", "right", 60, module("versions", 60)),
         Step("datasets", "right", 60, module("datasets", 60)),
-        Step("tests", "right", 110, [*tests, "-k", "not trials", "--timeout=100"], beside=True),
-        Step("trials", "right", 150, [*tests, "-k", "trials", "--timeout=75"], beside=True),
+    ]
+    together = [
+        Step("tests", "right", 110, [*tests, "-k", "not trials", "--timeout=100"]),
+        Step("trials", "right", 150, [*tests, "-k", "trials", "--timeout=75"]),
         Step("check", "right", 150, module("check", 150)),
+    ]
+    alone = [
         Step("profile", "right", 60, profiled),
         Step("training", "fast", 140, module("turns", 140, "training")),
         Step("grid", "fast", 90, module("grid", 90)),
@@ -83,6 +87,9 @@ def all_steps(context: Context) -> list[Step]:
         Step("loader", "fast", 130, module("turns", 130, "loader")),
         Step("compiled", "fast", 120, compiled),
     ]
+    if context.smallest:
+        return [*([step] for step in first), together + alone]
+    return [*([step] for step in first), together, *([step] for step in alone)]
 
 
 def run_step(context: Context, step: Step) -> Outcome:
