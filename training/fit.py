@@ -25,6 +25,8 @@ __all__ = ["Fitted", "OnEpoch", "fit"]
 
 ASKED_WITHIN_S = 10.0
 """All processes of a job that is to end are asked to, one after the other, within this time."""
+ONE_VALUE = "more than 1 value per channel"
+"""PyTorch has no type of its own for a batch too small for BatchNorm."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
                 if process.is_first:
                     say("asked to end before the first step; features that are there are kept")
                 fitted = Fitted(finished=False, stopped="", best={}, history=[])
+            except ValueError as error:
+                if ONE_VALUE not in str(error):
+                    raise
+                raise UsageError(
+                    f"--batch-size {config.batch_size}: BatchNorm has nothing to compare where "
+                    f"one of {process.world_size} processes × {config.accumulate} parts is a "
+                    f"single photo, and {config.image_size} pixels shrink to one; more photos, a "
+                    "larger --image-size, or a smaller --accumulate"
+                ) from error
             finally:
                 survival.close()
         if not fitted.finished and not requested.wait(ASKED_WITHIN_S):

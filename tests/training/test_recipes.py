@@ -92,6 +92,12 @@ def test_a_step_in_parts_is_the_step(shards: Path, tmp_path: Path) -> None:
     assert lines(whole.run)[1]["train"]["samples"] == lines(parts.run)[1]["train"]["samples"]
 
 
+def test_parts_that_are_too_small_for_the_network_are_told(shards: Path, tmp_path: Path) -> None:
+    few = settings(shards, tmp_path, backbone="resnet18", image_size=32, batch_size=8, accumulate=6)
+    with pytest.raises(UsageError, match=r"--batch-size 8: .* 6 parts is a single photo"):
+        fit(few)
+
+
 def test_the_backbone_is_frozen_first_and_trained_after(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "run", freeze_epochs=1)
     fresh, _ = build_model(
