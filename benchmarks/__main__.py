@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bintally.command import UsageError, run_command
+from bintally.terminal.command import UsageError, run_command
 
 Output = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Shards = Annotated[str | None, tyro.conf.arg(metavar="PLACE")]
@@ -35,7 +35,7 @@ class Loader:
     is rendered and removed again."""
 
     def run(self) -> int:
-        from benchmarks.loader import run
+        from benchmarks.loader.benchmark import run
 
         return run(quick=self.quick, output=self.output, shards=self.shards)
 
@@ -56,7 +56,7 @@ class Sharding:
     """Interpreter of an environment with benchmarks/peers.txt; peers that it lacks are left out."""
 
     def run(self) -> int:
-        from benchmarks.sharding import run
+        from benchmarks.sharding.benchmark import run
 
         return run(quick=self.quick, output=self.output, peers_python=self.peers_python)
 
@@ -77,7 +77,7 @@ class Training:
     """A dataset whose train split is trained on. Else one is rendered and removed again."""
 
     def run(self) -> int:
-        from benchmarks.training import run
+        from benchmarks.training.benchmark import run
 
         return run(quick=self.quick, output=self.output, shards=self.shards)
 
@@ -100,7 +100,7 @@ class Tuning:
     """Of EfficientNet-Lite0 for timm: how fast it computes does not depend on them."""
 
     def run(self) -> int:
-        from benchmarks.tuning import run
+        from benchmarks.tuning.benchmark import run
 
         return run(quick=self.quick, output=self.output, shards=self.shards, weights=self.weights)
 
@@ -121,7 +121,7 @@ class Serving:
     """The model that is served; else EfficientNet-Lite0 with random weights."""
 
     def run(self) -> int:
-        from benchmarks.serving import run
+        from benchmarks.serving.benchmark import run
 
         return run(quick=self.quick, output=self.output, checkpoint=self.checkpoint)
 

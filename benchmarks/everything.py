@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.page import PAGE, page, summary
-from bintally.command import UsageError, WorkError
-from bintally.places import write_atomically
-from bintally.progress import say
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import say
 
 __all__ = ["run"]
 

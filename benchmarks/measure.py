@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bintally.command import UsageError, WorkError
-from bintally.progress import Progress, say
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import Progress, say
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

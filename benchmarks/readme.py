@@ -28,8 +28,8 @@ from typing import Any
 from benchmarks.numbers import HARDWARE, RESULTS, Numbers, UnknownNumber, form, read_numbers
 from benchmarks.page import PAGE, page
 from benchmarks.scaling import to_markdown
-from bintally.places import write_atomically
-from bintally.progress import say
+from bintally.storage.place import write_atomically
+from bintally.terminal.progress import say
 
 __all__ = ["README", "Draft", "draw", "run", "untraced"]
 

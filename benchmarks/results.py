@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.environment import Environment
 from benchmarks.measure import Result
-from bintally.command import UsageError
-from bintally.places import write_atomically
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import UsageError
 
 __all__ = ["Metric", "Report", "results_folder"]
 

@@ -37,7 +37,7 @@ TOLERANCE = 0.4
 Cores that serve the photos while they read them are half of what is off; the model does not know
 of them."""
 LISTED_AT_A_TIME = 16
-"""Ranges of keys (`bintally.s3`)."""
+"""Ranges of keys (`bintally.storage.s3.prefix`)."""
 GRADIENT_BYTES = 4
 """Gradients are reduced in float32."""
 BATCH_PER_GPU = 256

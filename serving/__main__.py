@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from bintally.command import main
+from bintally.terminal.command import main
 from serving.config import ServeConfig
 
 

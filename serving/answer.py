@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.rows import Row, summarize_row
+from bintally.counting.decision import Row, summarize_row
 
 __all__ = ["SURE", "Counted", "describe", "judge"]
 
@@ -30,8 +30,7 @@ SURE = 0.8
 def describe(
     probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
 ) -> dict[str, Any]:
-    """What `training.counter.summarize_row` says; with a quantity to compare with, also what
-    `judge` says."""
+    """What `summarize_row` says; with a quantity to compare with, also what `judge` says."""
     answer = summarize_row(probabilities, classes)
     if expected_quantity is not None:
         by_count = dict(zip(classes, probabilities, strict=True))

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from bintally.counting.decision import Row
 from serving.answer import Counted
-from training.rows import Row
 
 __all__ = ["Batcher", "QueueFull", "until_sent"]
 

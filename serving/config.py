@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from bintally.command import UsageError
+from bintally.terminal.command import UsageError
 from training.config import EngineName, PrecisionName
 
 __all__ = ["TOKEN_VARIABLE", "Limits", "ServeConfig"]

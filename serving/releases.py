@@ -15,8 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bintally.command import UsageError
-from bintally.places import write_atomically
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import UsageError
 
 __all__ = ["Check", "Release", "Watch", "current"]
 
@@ -80,7 +80,7 @@ class Check:
 def _check(file: Path, folder: Path) -> Release:
     import torch
 
-    from training.checkpoint import read_checkpoint
+    from bintally.counting.checkpoint import read_checkpoint
 
     # The bytes that are checked are the bytes that are served, should the file change meanwhile.
     try:

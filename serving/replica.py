@@ -13,7 +13,7 @@ from serving.releases import current
 from training.config import EngineName, PrecisionName
 
 if TYPE_CHECKING:
-    from training.counter import Counter
+    from bintally.counting.counter import Counter
 
 __all__ = ["Replica", "ReplicaConfig"]
 
@@ -51,7 +51,7 @@ class Replica:
         self._failure: Exception | None = None
 
     def _load(self) -> Counter:
-        from training.counter import Counter
+        from bintally.counting.counter import Counter
 
         config = self._config
         folder = Path(config.releases)

@@ -20,14 +20,14 @@ from typing import NoReturn
 
 import uvicorn
 
-from bintally.command import UsageError, WorkError
 from bintally.machine import open_files_limit
-from bintally.progress import say
-from serving.app import make_app
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import say
 from serving.batcher import Batcher
 from serving.config import ServeConfig
 from serving.fleet import Fleet
-from serving.protocol import Connections, GuardedProtocol
+from serving.http.app import make_app
+from serving.http.protocol import Connections, GuardedProtocol
 from serving.releases import Check, Watch
 from serving.service import Service
 

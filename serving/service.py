@@ -10,16 +10,16 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from bintally.counting.decision import Row
 from serving.answer import Counted, describe
 from serving.batcher import Batcher, QueueFull
-from serving.bodies import Bodies
 from serving.config import Limits
 from serving.fleet import ReplicaLost
+from serving.http.bodies import Bodies
+from serving.http.refusal import Refusal
+from serving.http.request import Asked, Item
 from serving.metrics import Metrics
-from serving.refusal import Refusal
 from serving.releases import Release
-from serving.request import Asked, Item
-from training.rows import Row
 
 __all__ = ["Service"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from bintally.command import UsageError, main
 from bintally.machine import num_cores
-from sharding.plan import Options
+from bintally.terminal.command import UsageError, main
+from sharding.planning.plan import Options
 
 if TYPE_CHECKING:
     from sharding.build import Result
@@ -30,8 +30,8 @@ class Synthesize:
     seed: int = 0
 
     def execute(self) -> int:
-        from bintally.places import open_place
-        from sharding.synthesize import synthesize
+        from bintally.storage.place import open_place
+        from synthetic.synthesize import synthesize
 
         if self.images < 1:
             raise UsageError(f"--images {self.images}: must be at least 1")
@@ -68,7 +68,7 @@ class Build:
     def execute(self) -> int:
         import gc
 
-        from bintally.places import open_place
+        from bintally.storage.place import open_place
         from sharding.build import build
         from sharding.distribute import Processes, RayCluster
 
@@ -132,7 +132,7 @@ class Verify:
     """Decode every photo as well."""
 
     def execute(self) -> int:
-        from bintally.places import open_place
+        from bintally.storage.place import open_place
         from sharding.verify import verify
 
         dataset, damage = verify(open_place(self.place), decode=self.decode)
@@ -159,8 +159,8 @@ class Report:
     a dataset on S3: never inside the dataset, where `verify` would find it."""
 
     def execute(self) -> int:
-        from bintally.places import Folder, open_place
-        from sharding.report import write_report
+        from bintally.storage.place import Folder, open_place
+        from sharding.report.page import write_report
 
         place = open_place(self.place)
         beside = place.root.resolve() if isinstance(place, Folder) else Path(place.url).absolute()

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from bintally.command import UsageError, WorkError
-from bintally.lease import Lease, take_lease
-from bintally.photo import Resize
-from bintally.places import Place
-from bintally.progress import Progress, say
-from sharding.catalog import Catalog, read_source
-from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
+from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
+from bintally.dataset.photo import Resize
+from bintally.storage.lease import Lease, take_lease
+from bintally.storage.place import Place
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import Progress, say
 from sharding.destination import (
     PLAN,
     Found,
@@ -31,8 +30,9 @@ from sharding.destination import (
     tidy,
 )
 from sharding.distribute import Distributor
-from sharding.plan import Options, Plan, PlannedShard, make_plan
+from sharding.planning.plan import Options, Plan, PlannedShard, make_plan
 from sharding.shard import ShardJob, ShardRecord
+from sharding.source.catalog import Catalog, read_source
 
 __all__ = ["Result", "build"]
 

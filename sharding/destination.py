@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bintally.command import UsageError, WorkError
-from bintally.lease import Lease
-from bintally.places import TEMPORARY_SUFFIX, Folder, ObjectRefused, Place
-from bintally.s3 import S3Prefix
-from sharding.catalog import IMAGES, METADATA
-from sharding.dataset import CATALOG, DATASET, SPLITS, Dataset, Shard, parse_index
+from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, parse_index
+from bintally.storage.lease import Lease
+from bintally.storage.place import TEMPORARY_SUFFIX, Folder, ObjectRefused, Place
+from bintally.storage.s3.prefix import S3Prefix
+from bintally.terminal.command import UsageError, WorkError
 from sharding.shard import RECORDS, ShardRecord
+from sharding.source.catalog import IMAGES, METADATA
 from sharding.threads import map_in_threads
 
 __all__ = [

@@ -19,9 +19,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from bintally.cluster import connect
-from bintally.command import WorkError
 from bintally.machine import socket_folder
+from bintally.ray_cluster import connect
+from bintally.terminal.command import WorkError
 
 __all__ = ["Distributor", "Job", "Processes", "RayCluster"]
 
@@ -48,9 +48,9 @@ class Distributor(Protocol):
 
 PRELOADED = [
     "sharding.shard",
-    "sharding.metadata_job",
+    "sharding.source.metadata_job",
     "simplejpeg",
-    "bintally.s3",
+    "bintally.storage.s3.prefix",
     "boto3",
     "obstore.auth.boto3",
 ]

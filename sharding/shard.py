@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from bintally.command import WorkError
-from bintally.lease import Lease
-from bintally.photo import BadPhoto, Photo, Resize, prepare_photo
-from bintally.places import Entry, ObjectChanged, ObjectRefused, Place
-from sharding.dataset import Shard, format_index
-from sharding.metadata import parse_metadata
-from sharding.plan import PlannedShard
+from bintally.dataset.manifest import Shard, format_index
+from bintally.dataset.photo import BadPhoto, Photo, Resize, prepare_photo
+from bintally.storage.lease import Lease
+from bintally.storage.place import Entry, ObjectChanged, ObjectRefused, Place
+from bintally.terminal.command import WorkError
+from sharding.planning.plan import PlannedShard
+from sharding.source.metadata import parse_metadata
 from sharding.tar import TarBuilder
 from sharding.threads import map_in_threads
 

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 
-from sharding.dataset import Component, IndexedSample
+from bintally.dataset.manifest import Component, IndexedSample
 
 __all__ = ["LONGEST_ID", "TarBuilder"]
 

@@ -10,11 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from tarfile import BLOCKSIZE
 
-from bintally.photo import BadPhoto, check_photo
-from bintally.places import Place
-from bintally.progress import Progress
-from sharding.catalog import Row, read_catalog_file
-from sharding.dataset import (
+from bintally.dataset.manifest import (
     CATALOG,
     DATASET,
     SPLITS,
@@ -26,7 +22,11 @@ from sharding.dataset import (
     parse_index,
     read_dataset,
 )
+from bintally.dataset.photo import BadPhoto, check_photo
+from bintally.storage.place import Place
+from bintally.terminal.progress import Progress
 from sharding.destination import is_record
+from sharding.source.catalog import Row, read_catalog_file
 
 __all__ = ["verify"]
 

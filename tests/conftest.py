@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.places import Place, open_place
+from bintally.storage.place import Place, open_place
 
 # As every command does, before PyTorch is there: tests are each other's busy neighbours.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -54,7 +54,7 @@ def weights(abid: Path) -> Path:
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered bucket in a folder: 150 good photos in the padded series, and faults."""
-    from sharding.synthesize import synthesize
+    from synthetic.synthesize import synthesize
 
     folder = tmp_path_factory.mktemp("bucket")
     synthesize(open_place(folder), images=150, seed=SEED)
@@ -149,7 +149,7 @@ def shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the rendered bucket: six classes, several shards a split, odd sizes."""
     from sharding.build import build
     from sharding.distribute import Processes
-    from sharding.plan import Options
+    from sharding.planning.plan import Options
 
     folder = tmp_path_factory.mktemp("shards") / "dataset"
     options = Options(shard_samples=30)

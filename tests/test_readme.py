@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.places import open_place
+from bintally.storage.place import open_place
 from tests.conftest import REPOSITORY, SEED, copy
 
 README = (REPOSITORY / "README.md").read_text()
@@ -106,7 +106,7 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     import torch
     from torchvision.models import resnet50
 
-    from sharding.synthesize import synthesize
+    from synthetic.synthesize import synthesize
 
     # Enough for a batch of the preset's.
     empty("aft-vbi-pds")

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bintally.command import UsageError, main
+from bintally.terminal.command import UsageError, main
 from training.config import DeviceName, EngineName, FitConfig, OnBadSample, PrecisionName
-from training.launcher import end_with_launcher
+from training.launch.launcher import end_with_launcher
+from training.launch.sagemaker import deliver, with_job
 from training.presets import with_preset
-from training.sagemaker import deliver, with_job
 
 Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -37,7 +37,7 @@ class Fit(FitConfig):
     def execute(self) -> int:
         config = FitConfig(**{f.name: getattr(self, f.name) for f in fields(FitConfig)})
         if self.ray is not None:
-            from training.cluster import fit_on_ray
+            from training.launch.ray_train import fit_on_ray
 
             fit_on_ray(config, self.ray, self.workers)
             return 0
@@ -76,9 +76,9 @@ class Evaluate:
     device: DeviceName = "auto"
 
     def execute(self) -> int:
-        from training.measure import measure
-        from training.results import REPORT
-        from training.shard_cache import shard_cache
+        from bintally.dataset.shard_cache import shard_cache
+        from training.inference.measure import measure
+        from training.report.results import REPORT
 
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be at least 1")
@@ -159,7 +159,7 @@ class Predict:
         return self._print() if self.output is None else self._write(self.output)
 
     def _print(self) -> int:
-        from training.predict import predict
+        from training.inference.predict import predict
 
         failed = False
         for answer in predict(
@@ -174,7 +174,7 @@ class Predict:
         return 1 if failed else 0
 
     def _write(self, output: Path) -> int:
-        from training.bulk import Job, Photos, Shards, predict_bulk
+        from training.inference.bulk import Job, Photos, Shards, predict_bulk
 
         source = (
             Shards(self.shards, self.split, self.cache, self.cache_gib)
@@ -201,7 +201,7 @@ class Export:
     """The ONNX file."""
 
     def execute(self) -> int:
-        from training.export import export
+        from training.inference.export import export
 
         difference = export(self.checkpoint, self.output)
         print(f"{self.output}: probabilities differ by at most {difference:.1g} from PyTorch's")

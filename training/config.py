@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from bintally.command import UsageError
+from bintally.terminal.command import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ class FitConfig:
     """A second place (s3://BUCKET/PREFIX, or a folder) that gets every checkpoint, and that
     --resume fetches it from where --run has none: for machines that come and go."""
     debugger: bool = True
-    """Record what the rules of training/rules.py look at, and tell what they find."""
+    """Record what the rules of training/debugger/rules.py look at, and tell what they find."""
     stop_on: tuple[RuleName, ...] = ()
     """Rules that end the run after an epoch in which they find an issue."""
     profile: bool = False

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bintally.command import WorkError
-from training.distributed import Process
-from training.engine import Engine
-from training.loader import Batch, load
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import Batch, load
+from bintally.loading.engine import Engine
+from bintally.loading.order import evaluation_batches
+from bintally.terminal.command import WorkError
+from training.launch.distributed import Process
 from training.metrics import confusion_matrix, summarize
-from training.order import evaluation_batches
-from training.samples import Samples
 
 if TYPE_CHECKING:
     import numpy as np

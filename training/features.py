@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from bintally.cache import cache_folder
-from bintally.command import WorkError
-from bintally.places import write_atomically
-from bintally.progress import Progress, say
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import does_not_decode, load, stand_in
+from bintally.loading.engine import Engine, first_undecodable
+from bintally.loading.preprocessing import Preprocessing
+from bintally.storage.cache import cache_folder
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import WorkError
+from bintally.terminal.progress import Progress, say
 from training.config import OnBadSample
-from training.distributed import Process
-from training.engine import Engine, first_undecodable
-from training.loader import does_not_decode, load, stand_in
-from training.preprocessing import Preprocessing
-from training.samples import Samples
+from training.launch.distributed import Process
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.command import UsageError, WorkError
-from bintally.places import open_place
-from bintally.progress import say
-from sharding.dataset import read_dataset
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import shard_cache
+from bintally.storage.place import open_place
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import say
 from training.config import FitConfig
-from training.distributed import joined
-from training.holding import hold
-from training.run import OnEpoch, Run
-from training.samples import Samples
-from training.shard_cache import shard_cache
-from training.survival import Survival, Terminated, termination
+from training.launch.distributed import joined
+from training.survival.interruption import Survival, Terminated, termination
+from training.survival.run_lease import hold
+from training.trainer import OnEpoch, Run
 
 __all__ = ["Fitted", "OnEpoch", "fit"]
 

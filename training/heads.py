@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from bintally.places import open_place
-from sharding.dataset import read_dataset
+from bintally.counting.model import CountNet, build_model
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import shard_cache
+from bintally.loading.engine import make_engine
+from bintally.loading.order import TrainingOrder
+from bintally.storage.place import open_place
 from training.config import FitConfig, precision_type
-from training.distributed import Process
-from training.engine import make_engine
 from training.features import BATCH_SIZE, Features, compute_features, features_folder
 from training.inputs import FeatureInputs
+from training.launch.distributed import Process
 from training.loop import Loop, Watcher
-from training.model import CountNet, build_model
-from training.order import TrainingOrder
-from training.samples import Samples
-from training.shard_cache import shard_cache
 
 __all__ = ["HeadData", "HeadTraining", "read_head_data"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from bintally.counting.model import CountNet
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import Batch, TrainingLoader
+from bintally.loading.engine import Engine
+from bintally.loading.order import TrainingOrder, evaluation_batches, flips
 from training.config import FitConfig
-from training.distributed import Process
-from training.engine import Engine
 from training.evaluate import Evaluation, evaluate, evaluate_batches
 from training.features import Features
-from training.loader import Batch, TrainingLoader
-from training.model import CountNet
-from training.order import TrainingOrder, evaluation_batches, flips
-from training.samples import Samples
+from training.launch.distributed import Process
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from bintally.progress import Progress
+from bintally.counting.model import CountNet
+from bintally.loading.batches import Batch
+from bintally.loading.order import step_seed
+from bintally.terminal.progress import Progress
 from training.config import FitConfig
-from training.distributed import Process
+from training.debugger.input_wait import Waiting
 from training.evaluate import Evaluation
 from training.inputs import Inputs
-from training.loader import Batch
+from training.launch.distributed import Process
 from training.losses import make_loss
 from training.metrics import is_better, most_frequent_count
-from training.model import CountNet
 from training.optimization import Average, Schedule, make_optimizer
-from training.order import step_seed
-from training.waiting import Waiting
 
 __all__ = ["Loop", "Position", "Step", "Watcher"]
 

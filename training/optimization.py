@@ -15,7 +15,7 @@ from training.config import FitConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from training.model import CountNet
+    from bintally.counting.model import CountNet
 
 __all__ = ["Average", "Schedule", "make_optimizer"]
 

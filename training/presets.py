@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bintally.command import UsageError
+from bintally.terminal.command import UsageError
 
 __all__ = ["PRESETS", "preset", "with_preset"]
 
@@ -22,7 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 128,
         "epochs": 10,
     },
-    # The best of those that were compared on a frozen backbone (benchmarks/recipes.py): 3 is nearer
+    # The best of those compared on a frozen backbone (benchmarks/training/recipes.py): 3 is nearer
     # to 4 than to 0, and what a wide head would learn by heart, dropout and averaging take away.
     "head": {
         "trainable": "head",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from bintally.command import UsageError, main
+from bintally.terminal.command import UsageError, main
 from tuning.config import SearchConfig
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bintally.command import UsageError
+from bintally.terminal.command import UsageError
 from training.config import (
     DeviceName,
     EngineName,

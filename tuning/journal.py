@@ -11,8 +11,8 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
-from bintally.command import CommandError
-from bintally.progress import Progress, say
+from bintally.terminal.command import CommandError
+from bintally.terminal.progress import Progress, say
 from training.metrics import is_better
 from tuning.results import CSV, Trial, read_trials, write_csv, write_trial
 from tuning.study import Study

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bintally.places import write_atomically
+from bintally.storage.place import write_atomically
 
 __all__ = [
     "BEST",

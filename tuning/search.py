@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bintally.command import UsageError, WorkError
-from bintally.places import open_place, write_atomically
-from bintally.progress import Progress, say
-from sharding.dataset import Dataset, read_dataset
-from training.cluster import settled
+from bintally.dataset.manifest import Dataset, read_dataset
+from bintally.storage.place import open_place, write_atomically
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import Progress, say
+from training.launch.ray_train import settled
 from training.metrics import LOWER_IS_BETTER
+from tuning.cluster import Room, connected
 from tuning.config import SearchConfig
 from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
-from tuning.room import Room, connected
 from tuning.schedulers import make_scheduler
 from tuning.search_folder import RAY, begin, note, noted
 from tuning.space import ORIGINAL, Choice, Space
@@ -285,7 +285,7 @@ class _Search:
         beside: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Writes `results.csv`, `best.json` and the report."""
-        from tuning.report import render_report
+        from tuning.report.page import render_report
 
         config = self.config
         told = {

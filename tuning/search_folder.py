@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from bintally.command import UsageError
-from bintally.places import write_atomically
-from sharding.dataset import Dataset
+from bintally.dataset.manifest import Dataset
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import UsageError
 from tuning.config import SearchConfig
 from tuning.space import Space
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.cache import use_cache
-from bintally.command import WorkError
+from bintally.storage.cache import use_cache
+from bintally.terminal.command import WorkError
 from training.config import FitConfig
 
 __all__ = ["TEST", "Won", "compute_features", "result", "train_head", "train_winner"]
@@ -31,8 +31,8 @@ def compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
     """`HeadData`, and the node on which it is."""
     import ray
 
-    from training.distributed import alone
     from training.heads import read_head_data
+    from training.launch.distributed import alone
 
     use_cache(cache)
     data = read_head_data(config, alone(config.device))
@@ -41,8 +41,8 @@ def compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
 
 def train_head(config: FitConfig, data: Any) -> dict[str, Any]:
     """The best epoch of a head, and its validation metrics."""
-    from training.distributed import alone
     from training.heads import HeadTraining
+    from training.launch.distributed import alone
 
     training = HeadTraining(config, data, alone(config.device))
     while not training.ended:
@@ -57,12 +57,12 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
     """
     import ray
 
-    from bintally.places import open_place
-    from sharding.dataset import read_dataset
+    from bintally.dataset.manifest import read_dataset
+    from bintally.dataset.shard_cache import shard_cache
+    from bintally.storage.place import open_place
     from training.fit import fit
-    from training.measure import measure
-    from training.results import BEST
-    from training.shard_cache import shard_cache
+    from training.inference.measure import measure
+    from training.report.results import BEST
 
     use_cache(cache)
     fitted = fit(config)

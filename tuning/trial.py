@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from ray import tune
 
-from bintally.cache import use_cache
-from bintally.command import CommandError, UsageError
-from bintally.places import open_place
-from sharding.dataset import read_dataset
-from training.cluster import fit_in_group
+from bintally.dataset.manifest import read_dataset
+from bintally.storage.cache import use_cache
+from bintally.storage.place import open_place
+from bintally.terminal.command import CommandError, UsageError
 from training.config import FitConfig
-from training.distributed import alone
 from training.fit import Fitted, fit
 from training.heads import HeadData, HeadTraining
-from training.history import read_history
+from training.launch.distributed import alone
+from training.launch.ray_train import fit_in_group
 from training.metrics import LOWER_IS_BETTER, is_better
-from training.results import BEST, LAST, METRICS
-from training.survival import LossDiverged
+from training.report.history import read_history
+from training.report.results import BEST, LAST, METRICS
+from training.survival.interruption import LossDiverged
 from tuning.results import TRIALS, Trial
 
 __all__ = ["HeadTrial", "Task", "number_of", "train_everything", "trial_config"]
@@ -204,7 +204,7 @@ INHERITED = (LAST, BEST, METRICS)
 def _inherit(training: FitConfig, checkpoint: Path) -> tuple[dict[str, Any], ...]:
     """Makes a run's folder that of a better one, with this trial's settings from here on; returns
     the lines of the epochs that are over."""
-    from training.checkpoint import read_checkpoint, write_checkpoint
+    from bintally.counting.checkpoint import read_checkpoint, write_checkpoint
 
     training.run.mkdir(parents=True)
     for name in INHERITED:

@@ -21,9 +21,9 @@ from benchmarks.gpu.steps import Outcome, all_steps, run_step
 from benchmarks.gpu.table import table
 from benchmarks.gpu.turns import PUBLISHED
 from benchmarks.results import results_folder
-from bintally.command import run_command
-from bintally.places import write_atomically
-from bintally.progress import say
+from bintally.storage.place import write_atomically
+from bintally.terminal.command import run_command
+from bintally.terminal.progress import say
 
 LIBRARIES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "ray")
 AT_ONCE = 3

@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import shard
-from sharding.plan import Options
-from training.history import read_history
-from training.results import EVALUATION, METRICS
+from sharding.planning.plan import Options
+from training.report.history import read_history
+from training.report.results import EVALUATION, METRICS
 
 __all__ = ["lite0", "main"]
 

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.gpu.context import PREPROCESSING, Context, failure
-from bintally.places import open_place
-from sharding.dataset import read_dataset
+from bintally.counting.model import build_model
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.cpu_engine import CpuEngine
+from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
+from bintally.loading.engine import Engine, make_engine
+from bintally.loading.order import TrainingOrder
+from bintally.storage.place import open_place
 from training.config import EngineName, FitConfig, precision_type
-from training.cpu_engine import CpuEngine
-from training.dali_engine import HARDWARE_SHARE, DaliEngine
-from training.distributed import Process
-from training.engine import Engine, make_engine
 from training.inputs import PhotoInputs
+from training.launch.distributed import Process
 from training.loop import Loop, Watcher
-from training.model import build_model
-from training.order import TrainingOrder
-from training.samples import Samples
 
 __all__ = ["main"]
 

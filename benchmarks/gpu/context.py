@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bintally.places import write_atomically
-from training.preprocessing import Preprocessing
+from bintally.loading.preprocessing import Preprocessing
+from bintally.storage.place import write_atomically
 
 if TYPE_CHECKING:
     import torch

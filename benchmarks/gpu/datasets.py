@@ -6,11 +6,11 @@ import itertools
 from pathlib import Path
 
 from benchmarks.gpu.context import Context
-from bintally.places import open_place
+from bintally.storage.place import open_place
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.plan import Options
-from sharding.synthesize import synthesize
+from sharding.planning.plan import Options
+from synthetic.synthesize import synthesize
 
 __all__ = ["main"]
 

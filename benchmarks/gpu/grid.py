@@ -11,17 +11,17 @@ from typing import Any
 import nvidia.dali.fn as fn
 import torch
 
-import training.dali_engine as dali_engine
+import bintally.loading.dali_engine as dali_engine
 from benchmarks.gpu.context import PREPROCESSING, Context, failure
-from benchmarks.loader_contestants import dali_reader_pipeline
-from bintally.places import open_place
-from sharding.dataset import read_dataset
-from training.cpu_engine import CpuEngine
-from training.dali_engine import DaliEngine
-from training.engine import Engine
-from training.loader import load
-from training.order import epoch_order, flips
-from training.samples import Samples
+from benchmarks.loader.contestants import dali_reader_pipeline
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import load
+from bintally.loading.cpu_engine import CpuEngine
+from bintally.loading.dali_engine import DaliEngine
+from bintally.loading.engine import Engine
+from bintally.loading.order import epoch_order, flips
+from bintally.storage.place import open_place
 
 __all__ = ["main"]
 

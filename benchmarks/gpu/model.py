@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.context import TINY, Context, failure
+from bintally.counting.model import build_model
 from training.config import FitConfig
 from training.losses import make_loss
-from training.model import build_model
 from training.optimization import make_optimizer
 
 __all__ = ["main"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.gpu.context import Context
-from benchmarks.serving import Plan, make_checkpoint, measure
+from benchmarks.serving.benchmark import Plan, make_checkpoint, measure
 
 __all__ = ["main"]
 

@@ -98,9 +98,8 @@ def _goals(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _medians(report: Mapping[str, Any] | None) -> dict[str, float]:
     """Photos a second of each contestant of a benchmark's JSON."""
     contestants = report["contestants"] if report else []
-    return {
-        c["name"]: c["metrics"]["photos_per_s"]["median"] for c in contestants if "metrics" in c
-    }
+    measured = {c["name"]: c.get("metrics", {}) for c in contestants}
+    return {n: m["photos_per_s"]["median"] for n, m in measured.items() if "photos_per_s" in m}
 
 
 def _rate(value: float | None) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from benchmarks import loader, training
+import benchmarks.loader.benchmark as loader
+import benchmarks.training.benchmark as training
 from benchmarks.gpu.context import Context
 
 __all__ = ["PUBLISHED", "main"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import serving
-from benchmarks.serving import Plan
-from benchmarks.serving_load import Load, drive
-from bintally.command import UsageError, WorkError
+import benchmarks.serving.benchmark as serving
+from benchmarks.serving.benchmark import Plan
+from benchmarks.serving.load import Load, drive
+from bintally.terminal.command import UsageError, WorkError
 
 BRIEF = Plan(num_rounds=1, seconds=0.2, warm_up_s=0.1)
 
@@ -77,7 +77,7 @@ def test_a_server_is_started_and_measured(
     # Threads that wait for each other are slow where something else has a core.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     checkpoint = serving.make_checkpoint(tmp_path / "model.pt")
-    command = [sys.executable, "-m", "benchmarks.serving_peers", "one", str(checkpoint)]
+    command = [sys.executable, "-m", "benchmarks.serving.peers", "one", str(checkpoint)]
     measured = serving.measure(command, bucket=bucket, duration=BRIEF)
     assert measured.keys() == {metric.key for metric in serving.METRICS}
     assert min(measured.values()) > 0

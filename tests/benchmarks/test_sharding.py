@@ -17,18 +17,18 @@ import pytest
 from benchmarks.environment import Environment
 from benchmarks.measure import Contestant, Measurement, Result, Role
 from benchmarks.results import Metric
-from benchmarks.sharding import NOT_INSTALLED, ShardingReport, run
-from benchmarks.sharding_contestants import run_process
-from benchmarks.sharding_plan import NUM_IMAGES, class_totals, invent_catalog, plan
-from benchmarks.sharding_server import (
+from benchmarks.sharding.benchmark import NOT_INSTALLED, ShardingReport, run
+from benchmarks.sharding.contestants import run_process
+from benchmarks.sharding.plan import NUM_IMAGES, class_totals, invent_catalog, plan
+from benchmarks.sharding.server import (
     DistantServer,
     Listing,
     Nginx,
     find_nginx,
 )
-from bintally.command import UsageError, WorkError
-from bintally.places import open_place
-from sharding.groups import neighbour_groups
+from bintally.storage.place import open_place
+from bintally.terminal.command import UsageError, WorkError
+from sharding.planning.groups import neighbour_groups
 from tests.conftest import Command
 
 KEYS = [*(f"bin-images/{n:05d}.jpg" for n in range(1, 2502)), "metadata/00001.json"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bintally.machine
-from bintally.cache import cache_folder
+from bintally.storage.cache import cache_folder
 from tests.conftest import REPOSITORY
 
 
@@ -27,7 +27,7 @@ def python(code: str, *, before: str = "", **environment: str) -> subprocess.Com
 
 
 def test_no_character_ends_a_command_on_an_ascii_terminal() -> None:
-    code = "from bintally.command import prepare_process; prepare_process(); print('an id: é…')"
+    code = "from bintally.terminal.command import prepare_process as p; p(); print('an id: é…')"
     done = python(code, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (done.returncode, done.stdout) == (0, "an id: \\xe9\\u2026\n"), done.stderr
 
@@ -38,8 +38,8 @@ def test_closed_streams_end_no_command_and_nothing_is_written_into_a_file(
 ) -> None:
     code = f"""
 import os, sys
-from bintally.command import UsageError, prepare_process, run_command
-from bintally.progress import Progress, say
+from bintally.terminal.command import UsageError, prepare_process, run_command
+from bintally.terminal.progress import Progress, say
 
 def work():
     file = open({str(tmp_path / "file")!r}, "w")
@@ -62,7 +62,7 @@ sys.exit(run_command(work))
 def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
     code = "from bintally.machine import open_files_limit; print(open_files_limit())"
     assert python(code, before="ulimit -Sn 100; ulimit -Hn 512;").stdout == "512\n"
-    code = "from training.shards import OPEN_AT_ONCE; print(OPEN_AT_ONCE)"
+    code = "from bintally.dataset.shard_files import OPEN_AT_ONCE; print(OPEN_AT_ONCE)"
     assert int(python(code, before="ulimit -n 256;").stdout) <= 64
 
 
@@ -124,9 +124,9 @@ def test_workers_start_however_long_the_name_of_the_folder_for_temporary_files(
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = """
-from bintally.places import open_place
+from bintally.storage.place import open_place
 from sharding.distribute import Processes
-from sharding.metadata_job import MetadataJob
+from sharding.source.metadata_job import MetadataJob
 
 if __name__ == "__main__":
     jobs = [MetadataJob(open_place("/"), [], 1)] * 2
@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(
 
 
 def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
-    code = "from bintally.cache import cache_folder; print(cache_folder())"
+    code = "from bintally.storage.cache import cache_folder; print(cache_folder())"
     nobody = "unset HOME XDG_CACHE_HOME BINTALLY_CACHE;"
     if subprocess.run(["unshare", "--user", "true"], check=False).returncode:
         pytest.skip("no user namespaces here")
@@ -166,7 +166,7 @@ def test_a_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
 def test_a_notebooks_backend_does_not_stand_in_the_way_of_a_plot() -> None:
     code = """
 import os
-from bintally.plots import svg
+from bintally.terminal.plots import svg
 
 print(str(svg("a plot", (2, 2), lambda figure: figure.add_subplot()))[:4])
 print(os.environ["MPLBACKEND"])
@@ -183,12 +183,11 @@ def test_a_read_only_installation_computes(tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
         pytest.skip("no user namespaces here")
     copied = tmp_path / "code"
-    for package in ("bintally", "training", "sharding"):
-        leave_out = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / package, copied / package, ignore=leave_out)
+    leave_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "bintally", copied / "bintally", ignore=leave_out)
     code = """
 import numpy as np
-from training.resize import resize_into
+from bintally.loading.resize import resize_into
 
 four = np.ones(4, np.float32)
 resize_into(np.ones((8, 24), np.uint8), False, four, four, np.zeros((4, 12), np.float32))

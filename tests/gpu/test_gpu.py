@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from bintally.places import open_place
-from sharding.dataset import read_dataset
-from tests.training.test_engines import agree
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import load
+from bintally.loading.engine import make_engine
+from bintally.loading.preprocessing import Preprocessing
+from bintally.storage.place import open_place
+from tests.bintally.loading.test_engines import agree
 from tests.training.test_fit import settings
 from training.config import EngineName
-from training.engine import make_engine
 from training.fit import fit
-from training.loader import load
-from training.preprocessing import Preprocessing
-from training.samples import Samples
 
 pytestmark = pytest.mark.gpu
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bintally.photo import BadPhoto, check_photo
+from bintally.dataset.photo import BadPhoto, check_photo
 from tests.conftest import REPOSITORY
 
 Json = Any

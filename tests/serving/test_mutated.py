@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from bintally.counting.counter import Counter
 from tests.mutations import mutated_photos
 from tests.serving.conftest import Server
 from tests.serving.test_server import as_batch
-from training.counter import Counter
 
 BATCH = 8
 

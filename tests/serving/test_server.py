@@ -19,21 +19,21 @@ from typing import Any
 
 import pytest
 
-from bintally.places import open_place
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.engine import make_engine
+from bintally.storage.place import open_place
 from serving.config import ServeConfig
 from serving.server import DRAIN_S, LAME_DUCK_S, STOP_S
 from sharding.build import build
-from sharding.dataset import read_dataset
 from sharding.distribute import Processes
-from sharding.plan import Options
+from sharding.planning.plan import Options
 from tests.conftest import Command
 from tests.serving.conftest import Reply, Server, StartServer
-from training.checkpoint import read_checkpoint
 from training.config import precision_type
-from training.distributed import joined
-from training.engine import make_engine
 from training.evaluate import evaluate
-from training.samples import Samples
+from training.launch.distributed import joined
 
 
 def as_batch(photos: Sequence[bytes], **more: Any) -> bytes:
@@ -127,7 +127,7 @@ def test_turned_and_grey_photos_are_counted_as_sharding_stores_them(
 
     from PIL import Image
 
-    from bintally.photo import prepare_photo
+    from bintally.dataset.photo import prepare_photo
 
     turned, grey = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()

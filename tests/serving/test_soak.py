@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import family_memory_mib
-from benchmarks.serving_load import drive
+from benchmarks.serving.load import drive
 from tests.serving.conftest import StartServer
 
 CLIENTS = 32

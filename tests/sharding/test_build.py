@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from bintally.command import UsageError, WorkError
-from bintally.places import Folder, open_place
+from bintally.dataset.manifest import SPLITS, parse_index, read_dataset
+from bintally.storage.place import Folder, open_place
+from bintally.terminal.command import UsageError, WorkError
 from sharding.build import build
-from sharding.dataset import SPLITS, parse_index, read_dataset
 from sharding.distribute import Processes
-from sharding.plan import Options
+from sharding.planning.plan import Options
 from tests.conftest import REPOSITORY, Command, contents
 
 OPTIONS = Options(shard_samples=30)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bintally.command import UsageError, WorkError
-from bintally.places import Folder, Place, open_place
+from bintally.storage.place import Folder, Place, open_place
+from bintally.terminal.command import UsageError, WorkError
 from sharding.build import Result, build
 from sharding.distribute import Processes
-from sharding.plan import Options
+from sharding.planning.plan import Options
 from tests.conftest import contents, copy
 
 SMALL = Options(shard_samples=5)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import bintally.s3
-from bintally.pace import Pace
-from bintally.places import open_place
+import bintally.storage.s3.prefix
+from bintally.storage.place import open_place
+from bintally.storage.s3.rate_limiter import Pace
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.plan import Options
+from sharding.planning.plan import Options
 from tests.conftest import REPOSITORY, contents
 from tests.ray_nodes import ray_cluster
 from tests.sharding.faulty_s3 import faulty_proxy
@@ -33,7 +33,7 @@ def test_a_failing_s3_changes_no_byte(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Five percent 503, one percent each of short bodies, stalls and resets, and then some."""
-    monkeypatch.setattr(bintally.s3, "READ_TIMEOUT", "1s")
+    monkeypatch.setattr(bintally.storage.s3.prefix, "READ_TIMEOUT", "1s")
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     rates = {"slow-down": 0.05, "short": 0.02, "stall": 0.02, "reset": 0.02}
     with faulty_proxy(s3_endpoint, rates, stall_s=3) as (endpoint, made):
@@ -62,7 +62,7 @@ def test_the_pace_halves_when_the_server_pushes_back_and_recovers() -> None:
 def test_metadata_is_fetched_once_for_any_number_of_builds(
     bucket_on_s3: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sharding.catalog import read_source
+    from sharding.source.catalog import read_source
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     first = read_source(open_place(bucket_on_s3), Processes(1), 8)
@@ -82,7 +82,7 @@ def test_metadata_that_changed_is_fetched_again(
 ) -> None:
     import json
 
-    from sharding.catalog import read_source
+    from sharding.source.catalog import read_source
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     place = open_place(bucket_on_s3)
@@ -108,7 +108,7 @@ def test_folders_with_equal_names_sizes_and_times_keep_their_own_labels(
     import os
     import shutil
 
-    from sharding.catalog import read_source
+    from sharding.source.catalog import read_source
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "bucket"
@@ -194,7 +194,7 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     import numpy as np
     from PIL import Image
 
-    from sharding.catalog import read_catalog_file
+    from sharding.source.catalog import read_catalog_file
 
     source = tmp_path / "bucket"
     shutil.copytree(bucket, source)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import simplejpeg
 
-from bintally.places import Folder
-from sharding.catalog import Row, read_catalog_file
+from bintally.storage.place import Folder
+from sharding.source.catalog import Row, read_catalog_file
 from tests.conftest import Command
 from tests.mutations import encodings, mutated_metadata, mutated_photos
 from tests.sharding.test_build import samples_in_tars

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-import bintally.s3_lease
-from bintally.places import Place, open_place
+import bintally.storage.s3.lease
+from bintally.dataset.manifest import DATASET
+from bintally.storage.place import Place, open_place
 from sharding.build import build
-from sharding.dataset import DATASET
 from sharding.distribute import Processes
-from sharding.plan import Options
+from sharding.planning.plan import Options
 from sharding.verify import verify
 from tests.conftest import REPOSITORY
 
 BUILD = """
-import bintally.s3_lease, runpy
-bintally.s3_lease.TIME_TO_LIVE_S, bintally.s3_lease.RENEWED_EVERY_S = 2.0, 0.3
+import bintally.storage.s3.lease, runpy
+bintally.storage.s3.lease.TIME_TO_LIVE_S, bintally.storage.s3.lease.RENEWED_EVERY_S = 2.0, 0.3
 runpy.run_module("sharding", run_name="__main__", alter_sys=True)
 """
 SIGNALS = [signal.SIGSTOP] * 3 + [signal.SIGCONT] * 3 + [signal.SIGKILL]
@@ -68,8 +68,8 @@ def test_whatever_says_that_it_is_done_verifies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bintally.s3_lease, "TIME_TO_LIVE_S", 2.0)
-    monkeypatch.setattr(bintally.s3_lease, "RENEWED_EVERY_S", 0.3)
+    monkeypatch.setattr(bintally.storage.s3.lease, "TIME_TO_LIVE_S", 2.0)
+    monkeypatch.setattr(bintally.storage.s3.lease, "RENEWED_EVERY_S", 0.3)
     draw, verified = random.Random(seed), 0
     base = tmp_path if where == "folder" else request.getfixturevalue("s3")
     for attempt in range(5):

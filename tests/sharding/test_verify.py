@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bintally.places import open_place
-from sharding.catalog import Catalog, Row, read_catalog_file
-from sharding.dataset import parse_index
+from bintally.dataset.manifest import parse_index
+from bintally.storage.place import open_place
+from sharding.source.catalog import Catalog, Row, read_catalog_file
 from sharding.verify import verify
 from tests.conftest import Command
 

@@ -11,8 +11,8 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
+from bintally.loading.batches import Batch
 from training.inputs import PhotoInputs
-from training.loader import Batch
 
 seen: list[tuple[int, list[int]]] = []
 of_photos = PhotoInputs.batches

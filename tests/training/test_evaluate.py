@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bintally.command import WorkError
-from tests.training.test_loader import CLASSES, damaged, open_samples
-from tests.training.test_model import build
-from training.distributed import Process
-from training.engine import make_engine
+from bintally.loading.engine import make_engine
+from bintally.terminal.command import WorkError
+from tests.bintally.counting.test_model import build
+from tests.bintally.loading.test_batches import CLASSES, damaged, open_samples
 from training.evaluate import Evaluation, evaluate
+from training.launch.distributed import Process
 
 __all__ = ["damaged"]  # A fixture.
 

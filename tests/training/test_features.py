@@ -17,25 +17,25 @@ import pytest
 import torch
 
 import training.features
-from bintally.command import WorkError
-from bintally.places import Place, open_place
-from sharding.dataset import read_dataset
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import ShardCache
+from bintally.loading.engine import make_engine
+from bintally.loading.order import TrainingOrder
+from bintally.storage.place import Place, open_place
+from bintally.terminal.command import WorkError
+from tests.bintally.counting.test_model import build
+from tests.bintally.dataset.test_shard_files import CountingPlace, shards_on_s3, small_shards
+from tests.bintally.loading.test_batches import damaged
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, settings, torchrun
-from tests.training.test_loader import damaged
-from tests.training.test_model import build
-from tests.training.test_shards import CountingPlace, shards_on_s3, small_shards
-from training.checkpoint import read_checkpoint
 from training.config import OnBadSample
-from training.distributed import Process
-from training.engine import make_engine
 from training.features import Features, compute_features
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
 from training.inputs import FeatureInputs
-from training.order import TrainingOrder
-from training.samples import Samples
-from training.shard_cache import ShardCache
+from training.launch.distributed import Process
 
 __all__ = ["damaged", "shards_on_s3", "small_shards"]  # Fixtures.
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from bintally.command import UsageError
-from bintally.places import open_place
-from sharding.dataset import SPLITS
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.dataset.manifest import SPLITS
+from bintally.storage.place import open_place
+from bintally.terminal.command import UsageError
 from tests.conftest import REPOSITORY, Command, copy
-from training.checkpoint import read_checkpoint
 from training.config import FitConfig
 from training.fit import fit
-from training.measure import measure
+from training.inference.measure import measure
 
 SMALL: dict[str, Any] = {
     "backbone": "timm:test_resnet",
@@ -285,8 +285,8 @@ def test_predict_answers_with_the_count_that_evaluation_finds(
 
 def test_the_count_is_no_class_index(bucket: Path, tmp_path: Path, finished: Path) -> None:
     """The original's trap: with classes that do not begin at 0, an index is not a count."""
-    from training.checkpoint import write_checkpoint
-    from training.predict import predict
+    from bintally.counting.checkpoint import write_checkpoint
+    from training.inference.predict import predict
 
     checkpoint, _ = read_checkpoint(finished / "best.pt")
     shifted = vars(checkpoint) | {"classes": [10, 11, 12, 13, 14, 15]}

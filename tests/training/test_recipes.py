@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bintally.command import UsageError
+from bintally.counting.checkpoint import checkpoint_bytes, read_checkpoint
+from bintally.counting.model import CountNet, build_model
+from bintally.terminal.command import UsageError
 from tests.conftest import Command
+from tests.training.survival.test_survival import be_terminated
 from tests.training.test_fit import settings
-from tests.training.test_survival import be_terminated
-from training.checkpoint import checkpoint_bytes, read_checkpoint
 from training.config import FitConfig, MetricName
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
 from training.losses import class_weights, make_loss, targets
-from training.model import CountNet, build_model
 from training.optimization import Average, make_optimizer
 from training.presets import PRESETS, preset, with_preset
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from bintally.command import UsageError
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.terminal.command import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
-from training.checkpoint import read_checkpoint
 from tuning.config import SearchConfig
 from tuning.results import read_trials
 from tuning.search import search

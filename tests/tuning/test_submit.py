@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.command import UsageError
+from bintally.terminal.command import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
 from tests.tuning.test_search import SMALL, SPACE
@@ -22,7 +22,12 @@ def test_a_job_gets_the_code_and_nothing_private(tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(SPACE)
     pack(tmp_path / "job", [tmp_path / "space.toml"])
     sent = {str(path.relative_to(tmp_path / "job")) for path in (tmp_path / "job").rglob("*")}
-    assert {"space.toml", "tuning/search.py", "tuning/report.html.j2", "training/fit.py"} <= sent
+    assert {
+        "space.toml",
+        "tuning/search.py",
+        "tuning/report/report.html.j2",
+        "training/fit.py",
+    } <= sent
     result = subprocess.run(
         [sys.executable, "-m", "tuning", "search", "--help"],
         cwd=tmp_path / "job",

@@ -1,0 +1,1 @@
+"""Sharding beside its peers."""

@@ -1,0 +1,1 @@
+"""A search beside the plain way."""

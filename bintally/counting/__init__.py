@@ -1,0 +1,1 @@
+"""A checkpoint and what it needs to count: model, decision, counter."""

@@ -1,0 +1,143 @@
+"""A checkpoint that counts: JPEG bytes to probabilities, as `evaluate` computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import Row
+from bintally.dataset.photo import BadPhoto, check_photo, read_header, stored
+from bintally.loading.engine import make_engine
+from training.config import EngineName, PrecisionName, precision_type
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Counter"]
+
+UNDECODABLE = "the photo does not decode: it is damaged or cut short"
+
+
+class Counter:
+    """A checkpoint's model, and how photos are prepared for it."""
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        device: torch.device,
+        engine: EngineName,
+        precision: PrecisionName,
+        batch_size: int,
+    ) -> None:
+        """Loads a checkpoint, weights only. Raises `UsageError` for a file that is none."""
+        import torch
+
+        checkpoint, self.sha256 = read_checkpoint(file)
+        model, preprocessing = checkpoint.build()
+        self.classes = checkpoint.classes
+        self._device = device
+        self._precision = precision_type(precision, device)
+        self._model = model.to(device)
+        if self._precision != torch.float32:
+            _cast_once(model, self._precision)
+        self._engine = make_engine(
+            engine, preprocessing, device, batch_size, half=self._precision != torch.float32
+        )
+
+    def decode(self, photos: Sequence[bytes]) -> tuple[torch.Tensor | None, list[str | None]]:
+        """The model's input for the photos that decode, in order; None if none does.
+
+        For each photo, also why it does not decode, or None. A photo that sharding would store
+        otherwise (turned by its EXIF data, grey, CMYK) is prepared as it would store it.
+        """
+        reasons: list[str | None] = [None] * len(photos)
+        good: dict[int, bytes] = {}
+        for position, photo in enumerate(photos):
+            try:
+                good[position] = stored(photo, read_header(photo))
+            except BadPhoto as error:
+                reasons[position] = f"the {error}"
+        try:
+            return self._decode_all(good.values()), reasons
+        except Exception:
+            # Whatever a decoder raises for a batch, one photo or another brought it about. Or the
+            # decoder is in disorder: then it would not take any.
+            for position, photo in good.items():
+                reasons[position] = self._why_not(photo)
+            if all(reasons) and self._why_not(_plain_photo()) is not None:
+                raise
+        return self._decode_all(p for i, p in good.items() if reasons[i] is None), reasons
+
+    def _decode_all(self, photos: Iterable[bytes]) -> torch.Tensor | None:
+        import numpy as np
+
+        batch = [np.frombuffer(photo, np.uint8) for photo in photos]
+        if not batch:
+            return None
+        (images,) = self._engine.run([(batch, np.zeros(len(batch), bool))])
+        return images
+
+    def _why_not(self, photo: bytes) -> str | None:
+        """Why a photo does not decode by itself; None if it does."""
+        try:
+            check_photo(photo)
+            self._decode_all([photo])
+        except BadPhoto as error:
+            return f"the {error}"
+        except Exception:
+            return UNDECODABLE
+        return None
+
+    def predict(self, images: torch.Tensor) -> list[list[float]]:
+        """(photos, 3, size, size) to each photo's probabilities by class, as `evaluate` has them:
+        the forward pass at its precision, softmax in fp32."""
+        import torch
+
+        with (
+            torch.inference_mode(),
+            torch.autocast(
+                self._device.type, self._precision, enabled=self._precision != torch.float32
+            ),
+        ):
+            logits = self._model(images)
+        rows: list[list[float]] = logits.float().softmax(1).cpu().tolist()
+        return rows
+
+    def count_ahead(self, batches: Iterable[Sequence[bytes]]) -> Iterator[list[Row]]:
+        """For each photo of each batch its probabilities by class, or why it cannot be counted;
+        the next batch is decoded while the model works."""
+        with ThreadPoolExecutor(1) as pool:
+            decoding = None
+            source = iter(batches)
+            while True:
+                batch = next(source, None)
+                following = None if batch is None else pool.submit(self.decode, batch)
+                if decoding is not None:
+                    images, reasons = decoding.result()
+                    rows = iter([] if images is None else self.predict(images))
+                    yield [next(rows) if reason is None else reason for reason in reasons]
+                if following is None:
+                    return
+                decoding = following
+
+
+def _plain_photo() -> bytes:
+    """One that every decoder takes."""
+    import numpy as np
+    import simplejpeg
+
+    photo: bytes = simplejpeg.encode_jpeg(np.zeros((64, 64, 3), np.uint8))
+    return photo
+
+
+def _cast_once(model: torch.nn.Module, precision: torch.dtype) -> None:
+    """Stores the weights as autocast would cast them at every call, with the same results."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.to(precision)

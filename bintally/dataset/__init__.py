@@ -1,0 +1,1 @@
+"""The dataset on disk: its format, and what reads it."""

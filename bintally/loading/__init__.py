@@ -1,0 +1,1 @@
+"""Samples become batches: an order, engines that decode, and the loader."""

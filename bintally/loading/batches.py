@@ -1,0 +1,203 @@
+"""The loader: batches of a split in a given order, decoded ahead of the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bintally.dataset.samples import Samples
+from bintally.loading.engine import DecodeError, Engine, first_undecodable
+from bintally.loading.order import TrainingOrder, flips
+from bintally.terminal.command import WorkError
+from bintally.terminal.progress import say
+from training.config import OnBadSample
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["Batch", "TrainingLoader", "does_not_decode", "load", "stand_in"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model is given at a step."""
+
+    indices: Indices
+    """(batch,) which samples of the split these are."""
+    images: torch.Tensor
+    """(batch, 3, size, size), channels_last, normalised, on the engine's device."""
+    labels: torch.Tensor
+    """(batch,) int64 class indices, on the same device."""
+
+
+class TrainingLoader:
+    """This rank's batches of training, epoch after epoch, and how far they have come.
+
+    The order is a function of the dataset, the seed and the epoch (see `epoch_order`), and of the
+    number of shards that a cache holds where they are streamed. So two integers say where it
+    stands, on any number of ranks: the `epoch` and `step` of what comes next.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        classes: Sequence[int],
+        engine: Engine,
+        order: TrainingOrder,
+        on_bad_sample: OnBadSample = "stop",
+    ) -> None:
+        self.samples, self.classes, self.engine, self.order = samples, classes, engine, order
+        self.epoch = self.step = 0
+        self.replaced: dict[int, int] = {}
+        """Samples that did not decode here, and what has come in their place."""
+        self._on_bad_sample = on_bad_sample
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on where another loader stood, of the same dataset, seed and batch size."""
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """What is left of the epoch; at its end the next one begins.
+
+        Raises `WorkError`, naming shard and sample, where a photo does not decode and
+        `on_bad_sample` is `stop`; with `skip` the next photo of its shard comes in its place.
+        """
+        epoch, order = self.epoch, self.order
+        batches = load(
+            self.samples,
+            self.classes,
+            self.engine,
+            order.batches(epoch, self.step),
+            lambda indices: flips(indices, order.seed, epoch),
+            whole_order=order.epoch(epoch),
+            replaced=self.replaced if self._on_bad_sample == "skip" else None,
+        )
+        for number, batch in enumerate(batches, 1):
+            # All parts of a step belong to it.
+            self.step += number % order.parts == 0
+            yield batch
+        self.epoch, self.step = epoch + 1, 0
+
+
+def load(
+    samples: Samples,
+    classes: Sequence[int],
+    engine: Engine,
+    order: Iterable[Indices],
+    flips: Callable[[Indices], NDArray[np.bool_]] | None = None,
+    *,
+    whole_order: Indices | None = None,
+    replaced: dict[int, int] | None = None,
+    left_out: set[int] | None = None,
+) -> Iterator[Batch]:
+    """The batches of `order`, each an array of sample indices; `flips` says which are mirrored.
+
+    `whole_order` is what shards that are streamed are brought by; without it, by the split's own
+    order. With `replaced`, a photo that does not decode is noted there, and the next of its shard
+    comes in its place, mirrored where it would have been; with `left_out` it is noted there, and
+    nothing does. Else `WorkError`, naming shard and sample, is raised.
+    """
+    import numpy as np
+    import torch
+
+    source = iter(order)
+    again: deque[Indices] = deque()
+    """Batches that an engine had begun when it met a bad photo."""
+    ahead: deque[tuple[Indices, Indices, list[int]]] = deque()
+    """Those that are on their way: as they were asked for, with what comes in their place, and the
+    labels."""
+
+    def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+        while (wanted := again.popleft() if again else next(source, None)) is not None:
+            if left_out:
+                wanted = wanted[~np.isin(wanted, [*left_out])]
+                if not len(wanted):
+                    continue
+            taken = wanted
+            if replaced:
+                taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
+            mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
+            # Photo by photo, for a shard that is streamed is at hand for a while only.
+            read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
+            ahead.append((wanted, taken, [label for _, label in read]))
+            yield [photo for photo, _ in read], mirrored
+
+    whole = np.arange(len(samples)) if whole_order is None else whole_order
+    samples.follow(whole, check=not engine.notices_damage)
+    try:
+        while True:
+            images = engine.run(photos())
+            try:
+                while True:
+                    batch = next(images, None)
+                    if batch is None:
+                        if not engine.notices_damage:
+                            _settle(samples, go_on=replaced is not None or left_out is not None)
+                        return
+                    _, indices, counts = ahead.popleft()
+                    labels = torch.tensor(counts).to(batch.device, non_blocking=True)
+                    yield Batch(indices, batch, labels)
+            except DecodeError as error:
+                # An engine works ahead, so the bad photo is in one of the batches on their way.
+                bad = _first_bad(samples, (taken for _, taken, _ in ahead))
+                if bad is None:
+                    raise WorkError(f"the engine failed: {error}") from error
+                told = f"{samples.where(bad)}: the photo does not decode"
+                if left_out is not None:
+                    left_out.add(bad)
+                    say(f"{told}; it is left out")
+                elif replaced is not None:
+                    replaced[bad] = stand_in(samples, bad)
+                    say(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
+                else:
+                    raise does_not_decode(samples, bad) from error
+                again.extendleft(wanted for wanted, _, _ in reversed(ahead))
+                ahead.clear()
+    finally:
+        samples.follow(np.empty(0, np.int64))
+
+
+def _settle(samples: Samples, *, go_on: bool) -> None:
+    """Raises `WorkError` where the epoch's shards are not what was written, or only says so."""
+    try:
+        samples.settle()
+    except WorkError as error:
+        if not go_on:
+            raise
+        say(f"warning: {error}; its photos are taken as they are")
+
+
+def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:
+    for indices in ahead:
+        bad = first_undecodable([samples.photo(i) for i in indices])
+        if bad is not None:
+            return int(indices[bad])
+    return None
+
+
+def does_not_decode(samples: Samples, bad: int) -> WorkError:
+    """What is told where a bad photo is the end."""
+    return WorkError(
+        f"{samples.where(bad)}: the photo does not decode; it was whole when it was written: "
+        "`python -m sharding verify` lists all damage, and --on-bad-sample skip goes on without it"
+    )
+
+
+def stand_in(samples: Samples, bad: int) -> int:
+    """The next sample of the same shard that decodes: the same on every rank and in every run."""
+    candidate = samples.neighbour(bad)
+    while candidate != bad:
+        if first_undecodable([samples.photo(candidate)]) is None:
+            return candidate
+        candidate = samples.neighbour(candidate)
+    raise WorkError(f"{samples.where(bad)}: neither it nor any other photo of its shard decodes")

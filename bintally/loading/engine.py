@@ -1,0 +1,92 @@
+"""Engines turn JPEG bytes into the model's input; all give the same pixels.
+
+`dali` decodes, resizes, flips and normalises with NVIDIA DALI, on the GPU where there is one; `cpu`
+does so with what runs everywhere (libjpeg-turbo and a compiled pass), and faster than DALI's CPU
+operators.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from bintally.loading.preprocessing import Preprocessing
+from bintally.machine import num_cores
+from bintally.terminal.command import UsageError
+from training.config import EngineName
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Photos = Sequence[NDArray[np.uint8]]
+    """JPEG bytes, each (size,) uint8."""
+
+__all__ = ["DecodeError", "Engine", "first_undecodable", "make_engine"]
+
+
+class DecodeError(Exception):
+    """A photo of a batch that was asked for does not decode."""
+
+
+class Engine(Protocol):
+    """Decodes ahead of the model, on threads of its own."""
+
+    notices_damage: bool
+    """Whether it raises `DecodeError` also where it could make pixels of what is left of a photo.
+    Where it does not, shards are compared with their sha256 in the epoch that first reads them."""
+
+    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+        """Turns batches of photos, with whether each is mirrored, into input of the model.
+
+        Yields (batch, 3, image_size, image_size) float32 (or float16, see `make_engine`) in
+        channels_last layout, normalised, on the engine's device. Batches may differ in size, up to
+        the engine's batch size. Raises `DecodeError` where a photo does not decode, after which a
+        new run may begin.
+        """
+
+
+def make_engine(
+    name: EngineName,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    batch_size: int,
+    *,
+    half: bool = False,
+) -> Engine:
+    """The engine called `name`; `auto` is DALI on a GPU, where it is installed, and `cpu` else.
+
+    With `half`, for a model that computes in bf16, batches on a GPU come as float16: half of the
+    memory to write and read, and finer than what bf16 keeps of them.
+    """
+    installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+    if name == "auto":
+        name = "dali" if installed and device.type == "cuda" else "cpu"
+    half = half and device.type == "cuda"
+    # Ranks of one machine share its cores.
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = max(1, num_cores() // ranks)
+    if name == "dali":
+        if not installed:
+            raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")
+        from bintally.loading.dali_engine import DaliEngine
+
+        return DaliEngine(preprocessing, device, batch_size, threads, half=half)
+    from bintally.loading.cpu_engine import CpuEngine
+
+    return CpuEngine(preprocessing, device, threads, half=half)
+
+
+def first_undecodable(photos: Photos) -> int | None:
+    """Which photo of a batch does not decode: the first such, or None."""
+    import simplejpeg
+
+    for position, photo in enumerate(photos):
+        try:
+            simplejpeg.decode_jpeg(photo, strict=True)
+        except ValueError:
+            return position
+    return None

@@ -1,0 +1,1 @@
+"""How programs talk to people: commands, progress, pages and plots."""

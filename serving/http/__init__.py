@@ -1,0 +1,1 @@
+"""Requests and answers: what comes over the wire, and within which limits."""

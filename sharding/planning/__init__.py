@@ -1,0 +1,1 @@
+"""Which sample goes where: pure functions of the catalog and the options."""

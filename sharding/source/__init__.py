@@ -1,0 +1,1 @@
+"""What is in a bucket: its objects, and what their metadata say."""

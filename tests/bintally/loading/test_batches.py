@@ -1,0 +1,211 @@
+"""The loader: where it stands is two integers, on any number of ranks; a bad photo is met."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.batches import TrainingLoader
+from bintally.loading.engine import make_engine
+from bintally.loading.order import TrainingOrder
+from bintally.loading.preprocessing import Preprocessing
+from bintally.storage.place import open_place
+from bintally.terminal.command import WorkError
+
+if TYPE_CHECKING:
+    from bintally.loading.engine import Photos
+
+CLASSES = range(6)
+
+
+class NoPixels:
+    """An engine for tests of the order alone: it looks at no photo."""
+
+    notices_damage = True
+
+    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+        for photos, _ in batches:
+            yield torch.zeros(len(photos), 3, 1, 1)
+
+
+def open_samples(folder: Path, split: str = "train") -> Samples:
+    place = open_place(folder)
+    return Samples(place, read_dataset(place), split)
+
+
+def epochs(loader: TrainingLoader, number: int) -> list[list[int]]:
+    """The batches of some epochs, as indices."""
+    return [batch.indices.tolist() for _ in range(number) for batch in loader]
+
+
+def global_batches(ranks: list[TrainingLoader], number: int) -> list[list[int]]:
+    """The same, the parts of all ranks put together."""
+    parts = [epochs(loader, number) for loader in ranks]
+    return [[i for part in batch for i in part] for batch in zip(*parts, strict=True)]
+
+
+def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrupted_run(
+    shards: Path,
+) -> None:
+    samples = open_samples(shards)
+    all_labels = samples.all_labels(CLASSES)
+    draw = random.Random(0)
+    for _ in range(300):
+        batch_size, seed = draw.randint(1, len(samples)), draw.randint(0, 3)
+        labels = all_labels if draw.random() < 0.5 else None
+
+        def loaders(
+            world: int,
+            batch_size: int = batch_size,
+            seed: int = seed,
+            labels: NDArray[np.int64] | None = labels,
+        ) -> list[TrainingLoader]:
+            return [
+                TrainingLoader(
+                    samples,
+                    CLASSES,
+                    NoPixels(),
+                    TrainingOrder(len(samples), batch_size, seed, labels, None, rank, world),
+                )
+                for rank in range(world)
+            ]
+
+        (alone,) = loaders(1)
+        uninterrupted = global_batches([alone], 2)
+        assert len(uninterrupted) == 2 * alone.order.steps
+        # Stopped after any step by one world, and continued by another.
+        stop = draw.randint(0, 2 * alone.order.steps)
+        before = loaders(draw.randint(1, 3))
+        seen = []
+        for loader in before:
+            part: list[list[int]] = []
+            while len(part) < stop:
+                for batch in loader:
+                    part.append(batch.indices.tolist())
+                    if len(part) == stop:
+                        break
+            seen.append(part)
+        states = [loader.state_dict() for loader in before]
+        assert all(state == states[0] for state in states)
+        assert all(type(value) is int for value in states[0].values())
+        after = loaders(draw.randint(1, 3))
+        for loader in after:
+            loader.load_state_dict(states[0])
+        epochs_left = 2 - states[0]["epoch"]
+        assert [[i for p in b for i in p] for b in zip(*seen, strict=True)] + global_batches(
+            after, epochs_left
+        ) == uninterrupted
+
+
+def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None:
+    samples = open_samples(shards)
+    order = TrainingOrder(len(samples), 1, 0, samples.all_labels(CLASSES))
+    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
+    counts = np.bincount([int(batch.labels) for batch in loader], minlength=6)
+    assert counts.max() - counts.min() <= 1
+
+
+def last_of_first_shard(samples: Samples) -> int:
+    return int(np.flatnonzero(samples.shards == 0)[-1])
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> tuple[Path, list[int]]:
+    """A dataset with three photos of the train split that do not decode any more."""
+    folder = tmp_path / "dataset"
+    shutil.copytree(shards, folder)
+    samples = open_samples(shards)
+    bad = [3, 4, last_of_first_shard(samples)]
+    for index in bad:
+        victim = samples.photo(index)
+        tar = folder / samples.where(index).partition(":")[0]
+        data = tar.read_bytes()
+        at = data.index(victim.tobytes())
+        tar.write_bytes(data[: at + 700] + bytes(len(victim) - 700) + data[at + len(victim) :])
+    return folder, bad
+
+
+@pytest.mark.parametrize("engine_name", ["cpu", "dali"])
+def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
+    damaged: tuple[Path, list[int]], engine_name: str
+) -> None:
+    if engine_name == "dali":
+        pytest.importorskip("nvidia.dali")
+    folder, _ = damaged
+    samples = open_samples(folder)
+    stand_ins = {3: 5, 4: 5, last_of_first_shard(samples): 0}
+    engine = make_engine(
+        "dali" if engine_name == "dali" else "cpu",
+        Preprocessing(32, (0, 0, 0), (1, 1, 1)),
+        torch.device("cpu"),
+        8,
+    )
+    seen: list[list[int]] = []
+    for rank in range(2):
+        loader = TrainingLoader(
+            samples,
+            CLASSES,
+            engine,
+            TrainingOrder(len(samples), 8, 0, rank=rank, world_size=2),
+            on_bad_sample="skip",
+        )
+        batches = list(loader)
+        seen.append([i for b in batches for i in b.indices.tolist()])
+        assert all(b.labels.tolist() == [samples.count(i) for i in b.indices] for b in batches)
+        assert loader.replaced.items() <= stand_ins.items()
+        pixels = {i: p for b in batches for i, p in zip(b.indices.tolist(), b.images, strict=True)}
+        assert all(p.float().std() > 0 for p in pixels.values())
+    plain = TrainingLoader(samples, CLASSES, NoPixels(), TrainingOrder(len(samples), 8, 0))
+    expected = [stand_ins.get(i, i) for batch in plain for i in batch.indices.tolist()]
+    assert sorted(seen[0] + seen[1]) == sorted(expected)
+
+
+def test_a_stand_in_is_mirrored_alike_at_its_first_meeting_and_later(
+    damaged: tuple[Path, list[int]],
+) -> None:
+    samples = open_samples(damaged[0])
+    engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
+    for seed in range(4):
+        order = TrainingOrder(len(samples), 4, seed)
+        loader = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        first = [(b.indices, b.images.clone()) for b in loader]
+        loader.load_state_dict({"epoch": 0, "step": 0})
+        assert loader.replaced, "they are known now"
+        later = [(b.indices, b.images.clone()) for b in loader]
+        # A resumed run meets them for the first time, in the middle.
+        resumed = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        resumed.load_state_dict({"epoch": 0, "step": 5})
+        rest = [(b.indices, b.images.clone()) for b in resumed]
+        for (i, a), (j, b) in zip(first + rest, later + later[5:], strict=True):
+            assert i.tolist() == j.tolist()
+            assert torch.equal(a, b)
+
+
+def test_a_bad_photo_ends_training_where_that_is_asked_for(
+    damaged: tuple[Path, list[int]],
+) -> None:
+    folder, bad = damaged
+    samples = open_samples(folder)
+    engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
+    named = "|".join(samples.where(index) for index in bad)
+    with pytest.raises(WorkError, match=f"({named}): the photo does not decode"):
+        list(TrainingLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0)))
+
+
+def test_the_catalog_knows_every_label(shards: Path) -> None:
+    for split in ("train", "validation", "test"):
+        samples = open_samples(shards, split)
+        every = range(len(samples))
+        assert samples.all_labels(CLASSES).tolist() == samples.labels(every, CLASSES)
+        with pytest.raises(WorkError, match="is none of the classes"):
+            samples.all_labels([c for c in CLASSES if c != samples.count(0)])

@@ -1,0 +1,1 @@
+"""What watches a run, and the rules that say what is wrong with it."""

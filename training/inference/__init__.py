@@ -1,0 +1,1 @@
+"""What is done with a checkpoint: measuring it, counting with it, exporting it."""

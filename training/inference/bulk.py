@@ -1,0 +1,323 @@
+"""Counting the items in many photos: a split of a dataset, or all photos in a place, to Parquet.
+
+The photos are cut into parts, always the same ones. A finished part is a file beside the output, so
+that an interrupted run goes on at the first part that is missing; when all are there they become
+the output, and are gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.counter import Counter
+from bintally.counting.decision import summarize_row
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import ShardCache, shard_cache
+from bintally.dataset.shard_files import WINDOWS_HELD
+from bintally.ray_cluster import connect
+from bintally.storage.place import (
+    TEMPORARY_SUFFIX,
+    Folder,
+    delete_temporary_files,
+    open_place,
+    write_atomically,
+)
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import Progress, say
+from training.config import DeviceName, EngineName, PrecisionName
+
+__all__ = ["Job", "Photos", "Shards", "predict_bulk"]
+
+PART = 2048
+"""Photos of a part: some seconds of work, which is what an interruption costs."""
+BATCH_SIZE = 32
+FETCHERS = 32
+"""Photos fetched at a time from a place."""
+KEY = "key.json"
+PART_NAME = re.compile(rf"({re.escape(KEY)}|\d{{9,}}\.parquet)(.*{re.escape(TEMPORARY_SUFFIX)})?")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A split of a dataset."""
+
+    url: str
+    split: str
+    cache: Path | None = None
+    cache_gib: float = 0.0
+
+    def ids(self) -> list[str]:
+        """Of its samples, in their order."""
+        return self._samples().ids
+
+    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | None]]:
+        """Samples: id, JPEG, and the true count."""
+        samples = self._samples()
+        for index in range(begin, end):
+            yield samples.ids[index], samples.photo(index).tobytes(), samples.count(index)
+
+    def _samples(self) -> Samples:
+        return _open_samples(self)
+
+
+@cache
+def _open_samples(source: Shards) -> Samples:
+    place = open_place(source.url)
+    dataset = read_dataset(place)
+    kept = shard_cache(source.cache, source.cache_gib)
+    if kept is not None or isinstance(place, Folder):
+        return Samples(place, dataset, source.split, kept)
+    # Every shard is read once, so that a few of them at a time are enough.
+    folder = Path(tempfile.mkdtemp(prefix="bintally-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    largest = max((shard.bytes for shard in dataset.splits[source.split].shards), default=0)
+    return Samples(place, dataset, source.split, ShardCache(folder, 2 * WINDOWS_HELD * largest))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """All JPEGs of a folder or below an S3 prefix."""
+
+    url: str
+    anonymous: bool = False
+
+    def ids(self) -> list[str]:
+        """Their paths, in order."""
+        return [*_list_photos(self.url, self.anonymous)]
+
+    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | None]]:
+        """Photos: path, and JPEG or why it cannot be read."""
+        place = open_place(self.url, anonymous=self.anonymous)
+
+        def get(path: str) -> bytes | str:
+            try:
+                return place.get(path)
+            except FileNotFoundError:
+                return "gone since the listing"
+            except WorkError as error:
+                return str(error)
+
+        paths = self.ids()[begin:end]
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            for path, data in zip(paths, pool.map(get, paths), strict=True):
+                yield path, data, None
+
+
+@cache
+def _list_photos(url: str, anonymous: bool) -> tuple[str, ...]:
+    place = open_place(url, anonymous=anonymous)
+    place.check()
+    paths = (entry.path for entry in place.entries())
+    return tuple(sorted(p for p in paths if p.lower().endswith((".jpg", ".jpeg"))))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is counted, and how."""
+
+    checkpoint: Path
+    source: Shards | Photos
+    device: DeviceName
+    engine: EngineName
+    precision: PrecisionName
+
+
+def predict_bulk(job: Job, output: Path, *, ray_address: str | None = None) -> tuple[int, int]:
+    """Counts all photos of a source; how many there were, and how many could not be counted.
+
+    Writes a row for each, in the source's order: `id`, `label` (the true count, of a dataset's
+    samples), `count`, `confidence`, `expected`, `probability_N` for each class, `error`. The same
+    source and checkpoint give the same bytes, interrupted or not. Raises `UsageError` for what does
+    not exist.
+    """
+    _, sha256 = read_checkpoint(job.checkpoint)
+    ids = job.source.ids()
+    if not ids:
+        raise UsageError(f"{job.source.url}: no photos here")
+    names = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    key = {
+        "model": sha256,
+        "source": {k: v for k, v in asdict(job.source).items() if not k.startswith("cache")},
+        "photos": names,
+        "precision": job.precision,
+        "engine": job.engine,
+        "part": PART,
+    }
+    parts = output.with_name(f"{output.name}.parts")
+    _begin(parts, json.dumps(key, sort_keys=True).encode())
+    todo = [begin for begin in range(0, len(ids), PART) if not (parts / _name(begin)).exists()]
+    finished = -(-len(ids) // PART) - len(todo)
+    if finished:
+        say(f"{finished} parts are there already")
+    with Progress("counting", len(ids), "photos") as progress:
+        progress.update(finished * PART)
+        run = (
+            _run_on_ray(job, todo, len(ids), ray_address)
+            if ray_address
+            else _run(job, todo, len(ids))
+        )
+        for begin, data in run:
+            write_atomically(parts / _name(begin), data)
+            progress.update(min(PART, len(ids) - begin))
+    failed = _join(parts, output, len(ids))
+    _empty(parts)
+    parts.rmdir()
+    return len(ids), failed
+
+
+def _name(begin: int) -> str:
+    return f"{begin:09d}.parquet"
+
+
+def _begin(parts: Path, key: bytes) -> None:
+    """Makes the folder of parts, or empties it of another job's."""
+    if parts.exists():
+        strange = [p.name for p in parts.iterdir() if not PART_NAME.fullmatch(p.name)]
+        if strange or (any(parts.iterdir()) and not (parts / KEY).exists()):
+            raise UsageError(f"{parts}: holds what is none of our parts; name another --output")
+        delete_temporary_files(parts)
+        if (parts / KEY).exists() and (parts / KEY).read_bytes() != key:
+            _empty(parts)
+    parts.mkdir(parents=True, exist_ok=True)
+    write_atomically(parts / KEY, key)
+
+
+def _empty(parts: Path) -> None:
+    """Deletes all parts, and then the key, without which they would be nobody's."""
+    for path in parts.glob("*.parquet"):
+        path.unlink()
+    (parts / KEY).unlink(missing_ok=True)
+
+
+def _run(job: Job, begins: Sequence[int], total: int) -> Iterator[tuple[int, bytes]]:
+    for begin in begins:
+        yield begin, count_part(job, begin, min(total, begin + PART))
+
+
+def _run_on_ray(
+    job: Job, begins: Sequence[int], total: int, address: str
+) -> Iterator[tuple[int, bytes]]:
+    """As Ray tasks of a core each, or of a GPU; lost nodes' parts are counted again on others."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    connect(address)
+    try:
+        gpus = 1 if job.device == "cuda" else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=20)(count_part)
+        ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting = iter(begins)
+        running: dict[Any, int] = {}
+        while True:
+            for begin in islice(waiting, ahead - len(running)):
+                running[task.remote(job, begin, min(total, begin + PART))] = begin
+            if not running:
+                return
+            for done in ray.wait([*running])[0]:
+                yield running.pop(done), ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise WorkError(
+            f"the Ray cluster lost a part: {str(error).splitlines()[0]}; run the same command to "
+            "continue"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+@cache
+def _load(job: Job) -> Counter:
+    """Once for each process."""
+    import torch
+
+    cuda = job.device == "cuda" or (job.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no GPU here")
+    return Counter(
+        job.checkpoint,
+        device=torch.device("cuda" if cuda else "cpu"),
+        engine=job.engine,
+        precision=job.precision,
+        batch_size=BATCH_SIZE,
+    )
+
+
+def count_part(job: Job, begin: int, end: int) -> bytes:
+    """Counts some photos of the source: the bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    counter = _load(job)
+    rows: list[dict[str, Any]] = []
+    pending: list[int] = []
+
+    def batches() -> Iterator[list[bytes]]:
+        batch: list[bytes] = []
+        for name, data, label in job.source.read(begin, end):
+            rows.append({"id": name, "label": label})
+            if isinstance(data, str):
+                rows[-1]["error"] = data
+                continue
+            pending.append(len(rows) - 1)
+            batch.append(data)
+            if len(batch) == BATCH_SIZE:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    done = 0
+    for counted in counter.count_ahead(batches()):
+        for row in counted:
+            rows[pending[done]] |= _columns(row, counter.classes)
+            done += 1
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("label", pa.int32()),
+            ("count", pa.int32()),
+            ("confidence", pa.float32()),
+            ("expected", pa.float64()),
+            *((f"probability_{count}", pa.float32()) for count in counter.classes),
+            ("error", pa.string()),
+        ]
+    )
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink)
+    return sink.getvalue()
+
+
+def _columns(row: list[float] | str, classes: Sequence[int]) -> dict[str, Any]:
+    if isinstance(row, str):
+        return {"error": row}
+    answer = summarize_row(row, classes)
+    shares = answer.pop("probabilities")
+    return answer | {f"probability_{count}": share for count, share in shares.items()}
+
+
+def _join(parts: Path, output: Path, total: int) -> int:
+    """Makes the output of its parts; how many photos could not be counted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.concat_tables(pq.read_table(parts / _name(begin)) for begin in range(0, total, PART))
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    write_atomically(output, sink.getvalue())
+    return total - int(table["error"].null_count)

@@ -1,0 +1,61 @@
+"""Counting the items in a few photos that are no part of a dataset; see bulk.py for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bintally.counting.counter import Counter
+from bintally.counting.decision import summarize_row
+from bintally.terminal.command import UsageError
+from training.config import DeviceName, EngineName, PrecisionName
+from training.launch.distributed import joined
+
+__all__ = ["predict"]
+
+BATCH_SIZE = 32
+
+
+def predict(
+    checkpoint_file: Path,
+    photos: Sequence[Path],
+    *,
+    device: DeviceName,
+    engine: EngineName,
+    precision: PrecisionName = "auto",
+) -> Iterator[dict[str, Any]]:
+    """An answer for each photo, in order: `image`, and what `summarize_row` says.
+
+    A photo that cannot be read or decoded gets an `error` instead. Raises `UsageError` for a file
+    that is no checkpoint.
+    """
+    with joined(device) as process:
+        if process.world_size > 1:
+            raise UsageError("predict runs on one process, not under torchrun")
+        counter = Counter(
+            checkpoint_file,
+            device=process.device,
+            engine=engine,
+            precision=precision,
+            batch_size=BATCH_SIZE,
+        )
+        for begin in range(0, len(photos), BATCH_SIZE):
+            chunk = photos[begin : begin + BATCH_SIZE]
+            read = [_read(path) for path in chunk]
+            (rows,) = counter.count_ahead([[data for data in read if isinstance(data, bytes)]])
+            remaining = iter(rows)
+            for path, data in zip(chunk, read, strict=True):
+                row = next(remaining) if isinstance(data, bytes) else data
+                answer = (
+                    {"error": row} if isinstance(row, str) else summarize_row(row, counter.classes)
+                )
+                yield {"image": str(path), **answer}
+
+
+def _read(path: Path) -> bytes | str:
+    """A photo's bytes, or why there are none."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

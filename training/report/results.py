@@ -1,0 +1,101 @@
+"""What a run shows for itself: `evaluation.json` and `report.html`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bintally.dataset.samples import Samples
+from bintally.storage.place import write_atomically
+from training.report.history import read_history
+from training.report.page import Example, render_report
+
+if TYPE_CHECKING:
+    from bintally.counting.checkpoint import Checkpoint
+    from training.evaluate import Evaluation
+
+__all__ = [
+    "BEST",
+    "EVALUATION",
+    "EVENTS",
+    "LAST",
+    "METRICS",
+    "REPORT",
+    "RULES",
+    "TRACE",
+    "write_results",
+]
+
+LAST = "last.pt"
+BEST = "best.pt"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+REPORT = "report.html"
+RULES = "rules.json"
+EVENTS = "tensorboard"
+TRACE = "trace.json"
+
+MOST_WRONG_EXAMPLES = 9
+
+
+def write_results(
+    folder: Path,
+    evaluation: Evaluation,
+    samples: Samples,
+    checkpoint: Checkpoint,
+    sha256: str,
+    baseline_count: int,
+) -> dict[str, Any]:
+    """Writes `evaluation.json` and `report.html` into a folder; returns the former's value.
+
+    Curves and findings come from the `metrics.jsonl` and `rules.json` that lie there, if any do.
+    """
+    summary = {
+        "split": samples.split,
+        **evaluation.summarize(checkpoint.classes, baseline_count),
+        "checkpoint": {"epoch": checkpoint.epoch, "sha256": sha256},
+        "dataset": checkpoint.dataset,
+    }
+    page = render_report(
+        title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
+        config=checkpoint.config,
+        history=read_history(folder / METRICS),
+        evaluation=summary,
+        findings=_findings(folder / RULES),
+        examples=_examples(evaluation, samples, checkpoint.classes),
+    )
+    write_atomically(folder / REPORT, page.encode())
+    write_atomically(folder / EVALUATION, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def _findings(file: Path) -> list[dict[str, Any]]:
+    """What the rules found, unless a crash has cut it."""
+    try:
+        findings: list[dict[str, Any]] = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return findings
+
+
+def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> list[Example]:
+    """A right answer of each class, and the wrong ones that the model was surest of."""
+    predicted = evaluation.predicted
+    right: list[int] = []
+    wrong: list[int] = []
+    for index, (label, answer) in enumerate(zip(evaluation.labels, predicted, strict=True)):
+        (right if label == answer else wrong).append(index)
+    first_right = {int(evaluation.labels[i]): i for i in reversed(right)}
+    wrong.sort(key=lambda i: (-evaluation.probabilities[i, predicted[i]], i))
+    chosen = [i for _, i in sorted(first_right.items())][:MOST_WRONG_EXAMPLES]
+    return [
+        Example(
+            samples.ids[evaluation.indices[i]],
+            samples.photo(int(evaluation.indices[i])).tobytes(),
+            classes[evaluation.labels[i]],
+            classes[predicted[i]],
+            float(evaluation.probabilities[i, predicted[i]]),
+        )
+        for i in [*chosen, *wrong[:MOST_WRONG_EXAMPLES]]
+    ]

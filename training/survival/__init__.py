@@ -1,0 +1,1 @@
+"""What a run is lost by, and how it goes on: checkpoints, resumption, interruption."""

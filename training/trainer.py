@@ -1,0 +1,349 @@
+"""A run of `fit` on one process: what is to be resumed, the epochs, and the run's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from bintally.counting.checkpoint import Checkpoint
+from bintally.counting.model import CountNet, build_model
+from bintally.dataset.manifest import Dataset
+from bintally.dataset.samples import Samples
+from bintally.loading.engine import Engine, make_engine
+from bintally.loading.order import TrainingOrder, training_batches
+from bintally.loading.preprocessing import Preprocessing
+from bintally.storage.place import open_place
+from bintally.terminal.command import UsageError, WorkError
+from bintally.terminal.progress import say
+from training.config import FitConfig, precision_type
+from training.debugger.watch import Watch
+from training.features import BATCH_SIZE, compute_features, features_folder
+from training.inputs import FeatureInputs, Inputs, PhotoInputs
+from training.launch.distributed import Process
+from training.loop import Loop, Position, Step, Watcher
+from training.metrics import most_frequent_count
+from training.report.history import epoch_line, history_bytes, read_history
+from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
+from training.survival.checkpoint_writer import CheckpointWriter
+from training.survival.interruption import Diverged, LossDiverged, Survival, Terminated
+from training.survival.resumption import describe_last, find_earlier, read_together
+
+__all__ = ["OnEpoch", "Run"]
+
+OnEpoch = Callable[[dict[str, Any]], None]
+"""Is given an epoch's line of `metrics.jsonl`, on every process; True on the first ends the run."""
+
+
+class Run(Watcher):
+    """A run on this process: what is to be resumed, the loop, and the folder."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        dataset: Dataset,
+        train: Samples,
+        validation: Samples,
+        process: Process,
+        survival: Survival,
+        on_epoch: OnEpoch | None,
+    ) -> None:
+        self.config, self.dataset, self.process = config, dataset, process
+        self.train, self.validation = train, validation
+        self.survival, self.on_epoch = survival, on_epoch
+        self.began = time.monotonic()
+        mirror = None if config.mirror is None else open_place(config.mirror)
+        self.writer = CheckpointWriter(open_place(config.run), mirror)
+        earlier = find_earlier(config, dataset.sha256, process)
+        self.model, self.preprocessing = self._build(earlier)
+        balanced = config.balance == "order"
+        self.order = TrainingOrder(
+            len(train),
+            config.batch_size,
+            config.seed,
+            train.all_labels(dataset.classes) if balanced else None,
+            # Features are at hand all together, wherever the shards lie.
+            None if config.uses_features else train.windows,
+            process.rank,
+            process.world_size,
+            config.accumulate,
+        )
+        self.precision = precision_type(config.precision, process.device)
+        self.engine: Engine = make_engine(
+            config.engine,
+            self.preprocessing,
+            process.device,
+            max(self.order.largest_part, BATCH_SIZE if config.uses_features else 0),
+            half=self.precision != torch.float32,
+        )
+        self._announce()
+        self.loop = self._make_loop(earlier)
+        counts = dataset.splits["train"].class_counts
+        self.watch: Watch | None = None
+        if process.is_first:
+            done = self.loop.position.epoch * self.loop.steps + self.loop.position.step
+            self.watch = Watch(config, self.model, counts, process, self.began, done)
+
+    def execute(self) -> bool:
+        """Trains what is left to train, then evaluates the best checkpoint and reports.
+
+        False where SIGTERM interrupted it.
+        """
+        try:
+            with self.watch or nullcontext():
+                while not self.loop.ended:
+                    self._train_epoch()
+            self._finish()
+            return True
+        except Terminated:
+            self._interrupted()
+            return False
+        except Diverged as error:
+            raise self._explained(error) from None
+        except BaseException:
+            # What was submitted is worth keeping, whatever went wrong.
+            with suppress(WorkError):
+                self.writer.flush()
+            raise
+
+    def _build(self, earlier: Checkpoint | None) -> tuple[CountNet, Preprocessing]:
+        config = self.config
+        model, preprocessing = build_model(
+            config.backbone,
+            config.weights if earlier is None else "none",
+            image_size=config.image_size,
+            head_width=config.head_width,
+            num_classes=len(self.dataset.classes),
+            trainable=config.trainable,
+            dropout=config.dropout,
+            # Every process begins with the same weights; DDP would send the first one's otherwise.
+            seed=config.seed,
+        )
+        if earlier is not None:
+            model.load_state_dict(earlier.model)
+            preprocessing = Preprocessing.from_dict(earlier.preprocessing)
+        model.to(self.process.device)
+        if config.sync_batchnorm:
+            if self.process.device.type != "cuda":
+                raise UsageError("--sync-batchnorm: PyTorch has it on GPUs only")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model, preprocessing
+
+    def _announce(self) -> None:
+        if not self.process.is_first:
+            return
+        config = self.config
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        say(
+            f"{config.backbone}, weights {config.weights}, {trained:,} parameters trained; "
+            f"{len(self.train):,} photos to train on, {len(self.validation):,} to validate on; "
+            f"{self.process.world_size} × {self.process.device.type}, "
+            f"{type(self.engine).__name__}"
+        )
+        if config.weights == "none" and config.trainable == "head":
+            say("warning: a frozen backbone without weights gives random features")
+
+    def _make_loop(self, earlier: Checkpoint | None) -> Loop:
+        loop = Loop(
+            self.config,
+            self.model,
+            self._features() if self.config.uses_features else self._photos(),
+            self.dataset.classes,
+            self.dataset.splits["train"].class_counts,
+            self.process,
+            self.precision,
+        )
+        if earlier is None:
+            return loop
+        try:
+            loop.optimizer.load_state_dict(earlier.optimizer)
+        except ValueError as error:
+            raise UsageError(
+                f"--run {self.config.run}: was begun by an older version; name another folder"
+            ) from error
+        if loop.average is not None and earlier.ema is not None:
+            loop.average.load(earlier.ema)
+        history = read_history(self.config.run / METRICS, earlier.epoch)
+        loop.position = Position(
+            earlier.epoch, earlier.step, earlier.sums, earlier.best, self.process.share(history)
+        )
+        loop.stopped = earlier.stopped
+        if self.process.is_first and (earlier.epoch or earlier.step):
+            say(f"resuming after epoch {earlier.epoch}, step {earlier.step}")
+        return loop
+
+    def _photos(self) -> Inputs:
+        return PhotoInputs(
+            self.config,
+            self.train,
+            self.validation,
+            self.dataset.classes,
+            self.engine,
+            self.order,
+            self.process,
+            self.precision,
+        )
+
+    def _features(self) -> Inputs:
+        """Features of the frozen backbone, kept from an earlier run or computed now."""
+        backbone = self.model.backbone
+        folder = features_folder(
+            self.dataset.sha256,
+            backbone,
+            self.preprocessing,
+            self.precision,
+            self.engine,
+            self.process.device,
+        )
+        if self.process.is_first:
+            say(f"frozen backbone: its features of both views are computed once, in {folder}")
+        asked = time.monotonic()
+        train, validation = (
+            compute_features(
+                folder,
+                backbone,
+                samples,
+                self.dataset.classes,
+                self.engine,
+                self.process,
+                self.precision,
+                views=views,
+                on_bad_sample=self.config.on_bad_sample,
+                pause=self.survival.pause,
+            )
+            if len(samples)
+            else None
+            for samples, views in ((self.train, 2), (self.validation, 1))
+        )
+        assert train is not None
+        # Work, and no part of the start that a rule looks at.
+        self.began += time.monotonic() - asked
+        return FeatureInputs(train, validation, self.order, self.process, self.precision)
+
+    def _train_epoch(self) -> None:
+        """An epoch, its validation, and the checkpoints after it."""
+        config, loop = self.config, self.loop
+        line = loop.train_epoch(self)
+        self.survival.after_steps()
+        better = loop.end_epoch(line, self.survival.pause)
+        reason = None
+        if self.watch is not None:
+            num_classes = len(self.dataset.classes)
+            rule = self.watch.end_epoch(
+                loop.position.history, loop.evaluation, num_classes, last=loop.ended
+            )
+            reason = f"the rule {rule} found an issue" if rule else ""
+            print(epoch_line(line, config.epochs), flush=True)
+        loop.stopped = loop.stopped or self.process.share(reason)
+        # The line comes before the checkpoint: a resumed run drops the lines it will write again,
+        # and could not make up one that is missing.
+        self._write(METRICS, RULES, *([BEST, LAST] if better else [LAST]))
+        if self.on_epoch is not None:
+            self.writer.flush()
+            self.on_epoch(line)
+
+    def before_step(self, number: int) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.before_step(number)
+
+    def after_backward(self) -> None:
+        """See `Watcher`."""
+        if self.watch is not None:
+            self.watch.after_backward()
+
+    def after_step(self, step: Step) -> None:
+        """Saves when it is time. Raises `Terminated` or `Diverged`."""
+        position, every = self.loop.position, self.config.checkpoint_every_steps
+        if self.watch is not None:
+            self.watch.after_step(step)
+        due = self.survival.after_step(step)
+        if due or (every and position.step % every == 0 and position.step < self.loop.steps):
+            self._write(LAST)
+
+    def _finish(self) -> None:
+        """Evaluates the best checkpoint on the validation split, and writes the report."""
+        config = self.config
+        self.writer.flush()
+        self.process.wait()
+        checkpoint, sha256 = read_together(config, BEST, self.process)
+        if self.process.is_first:
+            if self.loop.stopped:
+                print(f"stopped after epoch {self.loop.position.epoch}: {self.loop.stopped}")
+            print(f"best: epoch {checkpoint.epoch}, {config.run / BEST}")
+        model, _ = checkpoint.build()
+        evaluation = self.loop.inputs.validate(model.to(self.process.device), self.survival.pause)
+
+        def write() -> None:
+            if evaluation is not None:
+                baseline = most_frequent_count(self.dataset.splits["train"].class_counts)
+                write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
+                self.writer.submit(
+                    {name: (config.run / name).read_bytes() for name in (EVALUATION, REPORT)}
+                )
+                self.writer.flush()
+                print(f"report: {config.run / REPORT}")
+            self.writer.finish()
+
+        self.process.let_first(write)
+
+    def _interrupted(self) -> None:
+        """Saves where the run was when it was asked to end."""
+        if self.loop.position.step:
+            self._write(LAST)
+
+        def finish() -> None:
+            self.writer.flush()
+            say(f"asked to end: all is saved in {self.config.run}, --resume goes on from there")
+            self.writer.finish()
+
+        self.process.let_first(finish)
+
+    def _explained(self, error: Diverged) -> LossDiverged:
+        """What is to be known of a loss that went astray."""
+        loop, config = self.loop, self.config
+        self.writer.flush()
+        epoch, step = divmod(error.number, loop.steps)
+        batch = next(training_batches(self.order.epoch(epoch), config.batch_size, step))
+        told = error.explain([self.train.ids[i] for i in batch])
+        return LossDiverged(
+            f"epoch {epoch + 1}, step {step + 1}: {told}; {describe_last(config.run)}; "
+            f"try a lower --lr than {config.lr}, or --precision fp32"
+        )
+
+    def _write(self, *names: str) -> None:
+        """Writes files of the run, in the background; all processes call it together."""
+        loop, position = self.loop, self.loop.position
+        if position.step:
+            loop.settle()
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        # Before the loss tells, the weights do.
+        if not torch.stack(torch._foreach_norm(trained)).isfinite().all():
+            self.survival.after_steps()
+            raise Diverged(position.epoch * loop.steps + position.step - 1, float("nan"))
+        self.survival.saved()
+        if self.watch is None:
+            return
+        checkpoint = Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=loop.optimizer.state_dict(),
+            schedule=vars(loop.schedule),
+            ema=loop.average.values if loop.average else None,
+            scaler=None,
+            random={"seed": self.config.seed},
+            epoch=position.epoch,
+            step=position.step,
+            sums=position.sums,
+            best=position.best,
+            config=self.config.to_dict(),
+            dataset=self.dataset.sha256,
+            classes=list(self.dataset.classes),
+            preprocessing=self.preprocessing.to_dict(),
+            stopped=loop.stopped,
+        )
+        texts = {METRICS: history_bytes(position.history), RULES: self.watch.rules_json()}
+        self.writer.submit({name: texts.get(name, checkpoint) for name in names})
