@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from bintally.terminal.command import UsageError, run_command
+from bintally.errors import UsageError
+from bintally.terminal.command import run_command
 
 Output = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Shards = Annotated[str | None, tyro.conf.arg(metavar="PLACE")]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.page import PAGE, page, summary
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import write_atomically
 from bintally.terminal.progress import say
 
 __all__ = ["run"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
 from bintally.terminal.progress import Progress, say
 
 if TYPE_CHECKING:

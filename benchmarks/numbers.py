@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 __all__ = ["HARDWARE", "RESULTS", "Numbers", "UnknownNumber", "duration", "form", "read_numbers"]
 

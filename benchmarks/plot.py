@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

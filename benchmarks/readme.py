@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.numbers import HARDWARE, RESULTS, Numbers, UnknownNumber, form, read_numbers
 from benchmarks.page import PAGE, page
 from benchmarks.scaling import to_markdown
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 from bintally.terminal.progress import say
 
 __all__ = ["README", "Draft", "draw", "run", "untraced"]

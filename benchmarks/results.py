@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.environment import Environment
 from benchmarks.measure import Result
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.folder import write_atomically
 
 __all__ = ["Metric", "Report", "results_folder"]
 

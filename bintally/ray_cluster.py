@@ -8,8 +8,8 @@ import secrets
 import socket
 import tempfile
 
+from bintally.errors import UsageError, WorkError
 from bintally.machine import socket_folder
-from bintally.terminal.command import UsageError, WorkError
 
 __all__ = ["connect", "keep_to_ourselves", "prepare_ray"]
 

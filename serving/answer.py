@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.counting.decision import Row, summarize_row
+from bintally.counting.decision import Scores, summarize_row
 
-__all__ = ["SURE", "Counted", "describe", "judge"]
+__all__ = ["SURE", "Counted", "check_quantity", "make_answer"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Counted:
     """sha256 of the checkpoint that counted it."""
     classes: list[int]
     """Class i is the count `classes[i]`."""
-    rows: list[Row]
+    rows: list[Scores]
     """One for each photo."""
 
 
@@ -27,18 +27,20 @@ SURE = 0.8
 """A verdict less sure than this is none. The confidence is the model's own, not calibrated."""
 
 
-def describe(
+def make_answer(
     probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
 ) -> dict[str, Any]:
-    """What `summarize_row` says; with a quantity to compare with, also what `judge` says."""
+    """What `summarize_row` says; with a quantity to compare with, `check_quantity`, too."""
     answer = summarize_row(probabilities, classes)
     if expected_quantity is not None:
         by_count = dict(zip(classes, probabilities, strict=True))
-        answer |= judge(by_count, answer["count"], expected_quantity)
+        answer |= check_quantity(by_count, answer["count"], expected_quantity)
     return answer
 
 
-def judge(by_count: dict[int, float], count: int, expected_quantity: int) -> dict[str, Any]:
+def check_quantity(
+    by_count: dict[int, float], count: int, expected_quantity: int
+) -> dict[str, Any]:
     """Is the quantity that inventory expects what the photo shows?
 
     `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability

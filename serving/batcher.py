@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from bintally.counting.decision import Row
+from bintally.counting.decision import Scores
 from serving.answer import Counted
 
 __all__ = ["Batcher", "QueueFull", "until_sent"]
@@ -21,7 +21,7 @@ BATCHES_PER_REPLICA = 2
 """One in the model, and one being decoded so that the model need not wait for it."""
 
 
-_Answer = asyncio.Future[tuple[Counted, Row]]
+_Answer = asyncio.Future[tuple[Counted, Scores]]
 
 
 class QueueFull(Exception):

@@ -8,8 +8,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from bintally.terminal.command import UsageError
-from training.config import EngineName, PrecisionName
+from bintally.errors import UsageError
+from bintally.options import EngineName, PrecisionName
 
 __all__ = ["TOKEN_VARIABLE", "Limits", "ServeConfig"]
 

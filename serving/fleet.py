@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bintally.errors import WorkError
 from bintally.machine import num_cores
 from bintally.ray_cluster import keep_to_ourselves, prepare_ray
-from bintally.terminal.command import WorkError
 from serving.answer import Counted
 from serving.config import ServeConfig
 from serving.replica import Replica, ReplicaConfig

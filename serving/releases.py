@@ -15,10 +15,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.folder import write_atomically
 
-__all__ = ["Check", "Release", "Watch", "current"]
+__all__ = ["Check", "Release", "ReleaseWatcher", "current"]
 
 CURRENT = "current.json"
 
@@ -110,7 +110,7 @@ def _check(file: Path, folder: Path) -> Release:
     return Release(sha256, checkpoint.classes, f"{sha256}.pt")
 
 
-class Watch:
+class ReleaseWatcher:
     """Takes note when a file is replaced or written to."""
 
     def __init__(self, file: Path) -> None:

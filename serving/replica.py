@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bintally.options import EngineName, PrecisionName
 from serving.answer import Counted
 from serving.releases import current
-from training.config import EngineName, PrecisionName
 
 if TYPE_CHECKING:
     from bintally.counting.counter import Counter

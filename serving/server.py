@@ -20,15 +20,15 @@ from typing import NoReturn
 
 import uvicorn
 
+from bintally.errors import UsageError, WorkError
 from bintally.machine import open_files_limit
-from bintally.terminal.command import UsageError, WorkError
 from bintally.terminal.progress import say
 from serving.batcher import Batcher
 from serving.config import ServeConfig
 from serving.fleet import Fleet
 from serving.http.app import make_app
 from serving.http.protocol import Connections, GuardedProtocol
-from serving.releases import Check, Watch
+from serving.releases import Check, ReleaseWatcher
 from serving.service import Service
 
 __all__ = ["serve"]
@@ -174,7 +174,7 @@ async def _run(
     drain: Callable[[float], None],
 ) -> None:
     """Starts the replicas, then looks after them and the checkpoint, until it is cancelled."""
-    watch = Watch(config.checkpoint)
+    watch = ReleaseWatcher(config.checkpoint)
     try:
         async with asyncio.timeout(START_S):
             # One after the other: of 60 processes that were started while Ray was, one died.

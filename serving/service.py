@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from bintally.counting.decision import Row
-from serving.answer import Counted, describe
+from bintally.counting.decision import Scores
+from serving.answer import Counted, make_answer
 from serving.batcher import Batcher, QueueFull
 from serving.config import Limits
 from serving.fleet import ReplicaLost
@@ -119,7 +119,7 @@ class Service:
         first = {"status": refusals[0].status, "reason": f"no photo counted: {refusals[0].reason}"}
         return refusals[0].status, {"error": first, "predictions": predictions} | took
 
-    async def _count(self, items: Sequence[Item]) -> list[tuple[Counted, Row] | BaseException]:
+    async def _count(self, items: Sequence[Item]) -> list[tuple[Counted, Scores] | BaseException]:
         if not items:
             return []
         assert self.batcher is not None, "admitted before"
@@ -151,7 +151,9 @@ class Service:
                 self.metrics.verdicts.labels(answer["verdict"]).inc()
 
 
-def _describe(item: Item, result: tuple[Counted, Row] | BaseException) -> dict[str, Any] | Refusal:
+def _describe(
+    item: Item, result: tuple[Counted, Scores] | BaseException
+) -> dict[str, Any] | Refusal:
     if isinstance(result, ReplicaLost):
         return Refusal(503, "the replica that counted it died; send it again", retry_after_s=1)
     if isinstance(result, BaseException):
@@ -160,4 +162,4 @@ def _describe(item: Item, result: tuple[Counted, Row] | BaseException) -> dict[s
     counted, row = result
     if isinstance(row, str):
         return Refusal(400, row)
-    return {**describe(row, counted.classes, item.expected_quantity), "model": counted.model}
+    return {**make_answer(row, counted.classes, item.expected_quantity), "model": counted.model}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from bintally.errors import UsageError
 from bintally.machine import num_cores
-from bintally.terminal.command import UsageError, main
+from bintally.terminal.command import main
 from sharding.planning.plan import Options
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Synthesize:
     seed: int = 0
 
     def execute(self) -> int:
-        from bintally.storage.place import open_place
+        from bintally.storage.opening import open_place
         from synthetic.synthesize import synthesize
 
         if self.images < 1:
@@ -68,7 +69,7 @@ class Build:
     def execute(self) -> int:
         import gc
 
-        from bintally.storage.place import open_place
+        from bintally.storage.opening import open_place
         from sharding.build import build
         from sharding.distribute import Processes, RayCluster
 
@@ -132,7 +133,7 @@ class Verify:
     """Decode every photo as well."""
 
     def execute(self) -> int:
-        from bintally.storage.place import open_place
+        from bintally.storage.opening import open_place
         from sharding.verify import verify
 
         dataset, damage = verify(open_place(self.place), decode=self.decode)
@@ -159,7 +160,8 @@ class Report:
     a dataset on S3: never inside the dataset, where `verify` would find it."""
 
     def execute(self) -> int:
-        from bintally.storage.place import Folder, open_place
+        from bintally.storage.folder import Folder
+        from bintally.storage.opening import open_place
         from sharding.report.page import write_report
 
         place = open_place(self.place)

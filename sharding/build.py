@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from bintally.dataset.catalog import format_catalog
 from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
 from bintally.dataset.photo import Resize
-from bintally.storage.lease import Lease, take_lease
+from bintally.errors import UsageError, WorkError
+from bintally.storage.lease import Lease
+from bintally.storage.opening import take_lease
 from bintally.storage.place import Place
-from bintally.terminal.command import UsageError, WorkError
 from bintally.terminal.progress import Progress, say
 from sharding.destination import (
     PLAN,
@@ -195,7 +197,7 @@ def _complete(
 ) -> Dataset:
     """Writes what belongs to the shards, `dataset.json` last."""
     _complete_rows(catalog, records)
-    table = catalog.to_parquet()
+    table = format_catalog(catalog.rows)
     dataset = Dataset(
         options.classes,
         options.seed,

@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, parse_index
+from bintally.dataset.index import parse_index
+from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import Folder
 from bintally.storage.lease import Lease
-from bintally.storage.place import TEMPORARY_SUFFIX, Folder, ObjectRefused, Place
+from bintally.storage.place import TEMPORARY_SUFFIX, ObjectRefused, Place
 from bintally.storage.s3.prefix import S3Prefix
-from bintally.terminal.command import UsageError, WorkError
 from sharding.shard import RECORDS, ShardRecord
 from sharding.source.catalog import IMAGES, METADATA
 from sharding.threads import map_in_threads

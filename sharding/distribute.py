@@ -19,9 +19,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from bintally.errors import WorkError
 from bintally.machine import socket_folder
 from bintally.ray_cluster import connect
-from bintally.terminal.command import WorkError
 
 __all__ = ["Distributor", "Job", "Processes", "RayCluster"]
 

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from bintally.dataset.manifest import Shard, format_index
+from bintally.dataset.index import format_index
+from bintally.dataset.manifest import Shard
 from bintally.dataset.photo import BadPhoto, Photo, Resize, prepare_photo
+from bintally.errors import WorkError
 from bintally.storage.lease import Lease
 from bintally.storage.place import Entry, ObjectChanged, ObjectRefused, Place
-from bintally.terminal.command import WorkError
 from sharding.planning.plan import PlannedShard
 from sharding.source.metadata import parse_metadata
 from sharding.tar import TarBuilder

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 
-from bintally.dataset.manifest import Component, IndexedSample
+from bintally.dataset.index import Component, IndexedSample
 
 __all__ = ["LONGEST_ID", "TarBuilder"]
 

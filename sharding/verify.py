@@ -10,23 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from tarfile import BLOCKSIZE
 
-from bintally.dataset.manifest import (
-    CATALOG,
-    DATASET,
-    SPLITS,
-    Component,
-    Dataset,
-    IndexedSample,
-    Shard,
-    format_index,
-    parse_index,
-    read_dataset,
-)
+from bintally.dataset.catalog import CatalogRow, parse_catalog
+from bintally.dataset.index import Component, IndexedSample, format_index, parse_index
+from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, read_dataset
 from bintally.dataset.photo import BadPhoto, check_photo
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress
 from sharding.destination import is_record
-from sharding.source.catalog import Row, read_catalog_file
 
 __all__ = ["verify"]
 
@@ -47,18 +37,18 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
         # What a build that was killed at its very end had no time to remove is no damage.
         if entry.path not in known and not is_record(entry.path)
     ]
-    rows: list[Row] | None = None
+    rows: list[CatalogRow] | None = None
     try:
         table = place.get(CATALOG)
         if dataset.files.get(CATALOG) not in (None, hashlib.sha256(table).hexdigest()):
             damage.append(f"{CATALOG}: its sha256 is not the one in {DATASET}")
-        rows = read_catalog_file(table)
+        rows = parse_catalog(table)
     except FileNotFoundError:
         damage.append(f"{CATALOG}: missing")
     except (OSError, ValueError, TypeError) as error:
         damage.append(f"{CATALOG}: not readable: {str(error).splitlines()[0]}")
 
-    listed: dict[str, dict[str, Row]] = defaultdict(dict)
+    listed: dict[str, dict[str, CatalogRow]] = defaultdict(dict)
     for row in rows or []:
         if row.shard is not None:
             listed[row.shard][row.id] = row
@@ -78,7 +68,7 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
 
 
 def _verify_shard(
-    place: Place, shard: Shard, rows: Mapping[str, Row], decode: bool
+    place: Place, shard: Shard, rows: Mapping[str, CatalogRow], decode: bool
 ) -> tuple[Sequence[tuple[str, bytes]], list[str]]:
     """The id and `.cls` of each sample that a shard's tar holds, and what is wrong with the tar and
     its index."""
@@ -164,7 +154,7 @@ def _bytes(data: bytes, sample: IndexedSample, extension: str) -> bytes:
 
 
 def _compare_rows(
-    split: str, shard: Shard, samples: Sequence[tuple[str, bytes]], rows: Mapping[str, Row]
+    split: str, shard: Shard, samples: Sequence[tuple[str, bytes]], rows: Mapping[str, CatalogRow]
 ) -> Iterator[str]:
     """Where the catalog and a shard's tar disagree."""
     for position, (id_, count) in enumerate(samples):

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from bintally.errors import UsageError
 from bintally.machine import num_cores
-from bintally.storage.lease import Lease, take_lease
+from bintally.storage.lease import Lease
+from bintally.storage.opening import take_lease
 from bintally.storage.place import Place
-from bintally.terminal.command import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bintally.storage.place import Place, open_place
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 
 # As every command does, before PyTorch is there: tests are each other's busy neighbours.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 from tests.conftest import REPOSITORY, SEED, copy
 
 README = (REPOSITORY / "README.md").read_text()

@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bintally.terminal.command import UsageError, main
-from training.config import DeviceName, EngineName, FitConfig, OnBadSample, PrecisionName
+from bintally.errors import UsageError
+from bintally.options import DeviceName, EngineName, OnBadSample, PrecisionName
+from bintally.terminal.command import main
+from training.config import FitConfig
 from training.launch.launcher import end_with_launcher
 from training.launch.sagemaker import deliver, with_job
 from training.presets import with_preset
 
-Checkpoint = Annotated[Path, tyro.conf.arg(metavar="FILE")]
+CheckpointFile = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Fit(FitConfig):
 class Evaluate:
     """Measure a checkpoint on a split, every sample once. Under torchrun, on all processes."""
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointFile
     """best.pt or last.pt of a run."""
     shards: str
     """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
@@ -127,7 +129,7 @@ class Predict:
     The latter two go on where they were interrupted.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointFile
     """best.pt or last.pt of a run."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")] = ()
     """Photos (JPEG)."""
@@ -174,14 +176,14 @@ class Predict:
         return 1 if failed else 0
 
     def _write(self, output: Path) -> int:
-        from training.inference.bulk import Job, Photos, Shards, predict_bulk
+        from training.inference.bulk import BulkJob, PlacePhotos, SplitPhotos, predict_bulk
 
         source = (
-            Shards(self.shards, self.split, self.cache, self.cache_gib)
+            SplitPhotos(self.shards, self.split, self.cache, self.cache_gib)
             if self.shards is not None
-            else Photos(self.photos or "", self.anonymous)
+            else PlacePhotos(self.photos or "", self.anonymous)
         )
-        job = Job(self.checkpoint.absolute(), source, self.device, self.engine, self.precision)
+        job = BulkJob(self.checkpoint.absolute(), source, self.device, self.engine, self.precision)
         photos, failed = predict_bulk(job, output, ray_address=self.ray)
         print(f"{photos:,} photos, {failed:,} of them not counted: {output}")
         return 1 if failed else 0
@@ -195,9 +197,9 @@ class Export:
     and probabilities, float32 (batch, classes). The file is checked with onnxruntime.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointFile
     """best.pt or last.pt of a run."""
-    output: Checkpoint
+    output: CheckpointFile
     """The ONNX file."""
 
     def execute(self) -> int:

@@ -7,34 +7,25 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.options import DeviceName, EngineName, OnBadSample, PrecisionName, Trainable
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = [
     "BalanceName",
-    "DeviceName",
-    "EngineName",
     "FitConfig",
     "LossName",
     "MetricName",
-    "OnBadSample",
     "OptimizerName",
-    "PrecisionName",
     "RuleName",
-    "Trainable",
-    "precision_type",
 ]
 
 BalanceName = Literal["none", "order", "loss"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-EngineName = Literal["auto", "dali", "cpu"]
 LossName = Literal["cross-entropy", "ordinal"]
 MetricName = Literal["accuracy", "within_one", "loss", "rmse", "mae"]
-OnBadSample = Literal["stop", "skip"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
 RuleName = Literal[
     "overfit",
     "overtraining",
@@ -50,7 +41,6 @@ RuleName = Literal[
     "step-outlier",
     "long-initialisation",
 ]
-Trainable = Literal["head", "all"]
 
 
 @dataclass(frozen=True)
@@ -239,20 +229,3 @@ WHERE_AND_HOW = {
     "device",
 }
 """Settings that may differ when a run is resumed."""
-
-
-def precision_type(name: PrecisionName, device: torch.device) -> torch.dtype:
-    """The type that the model computes in: for `auto`, bf16 where the hardware multiplies it."""
-    import torch
-
-    if name == "auto":
-        # Without such instructions bf16 is emulated, slower than fp32.
-        if device.type == "cuda":
-            able = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            able = any(torch.cpu.get_capabilities().get(feature) for feature in CPU_BF16)
-        name = "bf16" if able else "fp32"
-    return torch.bfloat16 if name == "bf16" else torch.float32
-
-
-CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")

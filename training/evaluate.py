@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from bintally.dataset.samples import Samples
+from bintally.errors import WorkError
 from bintally.loading.batches import Batch, load
 from bintally.loading.engine import Engine
 from bintally.loading.order import evaluation_batches
-from bintally.terminal.command import WorkError
 from training.launch.distributed import Process
-from training.metrics import confusion_matrix, summarize
+from training.metrics import confusion_matrix, summarize_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ class Evaluation:
     def summarize(self, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
         """The metrics, as `evaluation.json` holds them."""
         matrix = confusion_matrix(self.labels, self.predicted, len(classes))
-        summary = summarize(matrix, classes, baseline_count)
+        summary = summarize_counts(matrix, classes, baseline_count)
         return {"loss": self.loss, **summary, "left_out": self.left_out}
 
     @property

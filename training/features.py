@@ -26,14 +26,14 @@ import torch
 from torch import nn
 
 from bintally.dataset.samples import Samples
+from bintally.errors import WorkError
 from bintally.loading.batches import does_not_decode, load, stand_in
 from bintally.loading.engine import Engine, first_undecodable
 from bintally.loading.preprocessing import Preprocessing
+from bintally.options import OnBadSample
 from bintally.storage.cache import cache_folder
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import WorkError
+from bintally.storage.folder import write_atomically
 from bintally.terminal.progress import Progress, say
-from training.config import OnBadSample
 from training.launch.distributed import Process
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from typing import Any
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.distributed import joined
 from training.survival.interruption import Survival, Terminated, termination
 from training.survival.run_lease import hold
-from training.trainer import OnEpoch, Run
+from training.trainer import OnEpoch, Trainer
 
 __all__ = ["Fitted", "OnEpoch", "fit"]
 
@@ -70,7 +70,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
         )
         with hold(config.run, process):
             try:
-                run = Run(config, dataset, train, validation, process, survival, on_epoch)
+                run = Trainer(config, dataset, train, validation, process, survival, on_epoch)
                 finished = run.execute()
                 loop = run.loop
                 fitted = Fitted(finished, loop.stopped, loop.position.best, loop.position.history)

@@ -13,14 +13,15 @@ from bintally.counting.model import CountNet, build_model
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
-from bintally.loading.engine import make_engine
+from bintally.device import precision_type
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder
-from bintally.storage.place import open_place
-from training.config import FitConfig, precision_type
+from bintally.storage.opening import open_place
+from training.config import FitConfig
 from training.features import BATCH_SIZE, Features, compute_features, features_folder
 from training.inputs import FeatureInputs
 from training.launch.distributed import Process
-from training.loop import Loop, Watcher
+from training.loop import Callback, Loop
 
 __all__ = ["HeadData", "HeadTraining", "read_head_data"]
 
@@ -134,6 +135,6 @@ class HeadTraining:
 
     def train_epoch(self) -> dict[str, Any]:
         """Trains and validates the next epoch; its line, as `metrics.jsonl` has it."""
-        line = self._loop.train_epoch(Watcher())
+        line = self._loop.train_epoch(Callback())
         self._loop.end_epoch(line)
         return line

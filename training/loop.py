@@ -27,7 +27,7 @@ from training.losses import make_loss
 from training.metrics import is_better, most_frequent_count
 from training.optimization import Average, Schedule, make_optimizer
 
-__all__ = ["Loop", "Position", "Step", "Watcher"]
+__all__ = ["Callback", "Loop", "Position", "Step"]
 
 SUMS = ("loss", "correct", "samples")
 STATISTICS = ("running_mean", "running_var")
@@ -67,7 +67,7 @@ class Step:
     """The wait for its input included."""
 
 
-class Watcher:
+class Callback:
     """What happens beside the steps: nothing, unless it is said otherwise."""
 
     def before_step(self, number: int) -> None:
@@ -145,7 +145,7 @@ class Loop:
                 self._forward = torch.compile(self._trained)
         return self._trained
 
-    def train_epoch(self, watcher: Watcher) -> dict[str, Any]:
+    def train_epoch(self, callback: Callback) -> dict[str, Any]:
         """Trains what is left of the epoch begun; returns its line, without validation."""
         config, position, process = self.config, self.position, self.process
         first_step = position.step
@@ -163,11 +163,11 @@ class Loop:
                 done = position.epoch * self.steps + step
                 with waiting:
                     parts = [next(batches) for _ in range(config.accumulate)]
-                watcher.before_step(done)
-                loss = self._step(trained, parts, done, watcher)
+                callback.before_step(done)
+                loss = self._step(trained, parts, done, callback)
                 position.step = step + 1
                 now = time.monotonic()
-                watcher.after_step(Step(done, loss, now - last))
+                callback.after_step(Step(done, loss, now - last))
                 last = now
                 if bar is not None:
                     bar.update()
@@ -231,7 +231,7 @@ class Loop:
         return self.position.epoch >= self.config.epochs or bool(self.stopped)
 
     def _step(
-        self, trained: nn.Module, parts: Sequence[Batch], done: int, watcher: Watcher
+        self, trained: nn.Module, parts: Sequence[Batch], done: int, callback: Callback
     ) -> Tensor:
         """One step of the optimiser; the mean loss of this process's samples."""
         config, process = self.config, self.process
@@ -254,7 +254,7 @@ class Loop:
                     [losses, correct, torch.full_like(losses, len(batch.indices))]
                 )
                 loss += losses
-        watcher.after_backward()
+        callback.after_backward()
         lr = self.schedule.learning_rate(done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)

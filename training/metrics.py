@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.int64]
 
-__all__ = ["LOWER_IS_BETTER", "confusion_matrix", "is_better", "most_frequent_count", "summarize"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "confusion_matrix",
+    "is_better",
+    "most_frequent_count",
+    "summarize_counts",
+]
 
 
 LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae"})
@@ -55,7 +61,7 @@ def _errors(matrix: Counts, classes: Sequence[int]) -> dict[str, float | None]:
     }
 
 
-def summarize(matrix: Counts, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
+def summarize_counts(matrix: Counts, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
     """The metrics of a confusion matrix, beside those of always answering `baseline_count`.
 
     `accuracy`, `rmse` and `mae` (in items), `within_one` (the share at most one item off), and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 
 __all__ = ["PRESETS", "preset", "with_preset"]
 

@@ -14,18 +14,20 @@ from bintally.counting.checkpoint import Checkpoint
 from bintally.counting.model import CountNet, build_model
 from bintally.dataset.manifest import Dataset
 from bintally.dataset.samples import Samples
-from bintally.loading.engine import Engine, make_engine
+from bintally.device import precision_type
+from bintally.errors import UsageError, WorkError
+from bintally.loading.engine import Engine
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder, training_batches
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
-from training.config import FitConfig, precision_type
-from training.debugger.watch import Watch
+from training.config import FitConfig
+from training.debugger.watch import Debugger
 from training.features import BATCH_SIZE, compute_features, features_folder
 from training.inputs import FeatureInputs, Inputs, PhotoInputs
 from training.launch.distributed import Process
-from training.loop import Loop, Position, Step, Watcher
+from training.loop import Callback, Loop, Position, Step
 from training.metrics import most_frequent_count
 from training.report.history import epoch_line, history_bytes, read_history
 from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
@@ -33,13 +35,13 @@ from training.survival.checkpoint_writer import CheckpointWriter
 from training.survival.interruption import Diverged, LossDiverged, Survival, Terminated
 from training.survival.resumption import describe_last, find_earlier, read_together
 
-__all__ = ["OnEpoch", "Run"]
+__all__ = ["OnEpoch", "Trainer"]
 
 OnEpoch = Callable[[dict[str, Any]], None]
 """Is given an epoch's line of `metrics.jsonl`, on every process; True on the first ends the run."""
 
 
-class Run(Watcher):
+class Trainer(Callback):
     """A run on this process: what is to be resumed, the loop, and the folder."""
 
     def __init__(
@@ -83,10 +85,10 @@ class Run(Watcher):
         self._announce()
         self.loop = self._make_loop(earlier)
         counts = dataset.splits["train"].class_counts
-        self.watch: Watch | None = None
+        self.debugger: Debugger | None = None
         if process.is_first:
             done = self.loop.position.epoch * self.loop.steps + self.loop.position.step
-            self.watch = Watch(config, self.model, counts, process, self.began, done)
+            self.debugger = Debugger(config, self.model, counts, process, self.began, done)
 
     def execute(self) -> bool:
         """Trains what is left to train, then evaluates the best checkpoint and reports.
@@ -94,7 +96,7 @@ class Run(Watcher):
         False where SIGTERM interrupted it.
         """
         try:
-            with self.watch or nullcontext():
+            with self.debugger or nullcontext():
                 while not self.loop.ended:
                     self._train_epoch()
             self._finish()
@@ -231,9 +233,9 @@ class Run(Watcher):
         self.survival.after_steps()
         better = loop.end_epoch(line, self.survival.pause)
         reason = None
-        if self.watch is not None:
+        if self.debugger is not None:
             num_classes = len(self.dataset.classes)
-            rule = self.watch.end_epoch(
+            rule = self.debugger.end_epoch(
                 loop.position.history, loop.evaluation, num_classes, last=loop.ended
             )
             reason = f"the rule {rule} found an issue" if rule else ""
@@ -247,20 +249,20 @@ class Run(Watcher):
             self.on_epoch(line)
 
     def before_step(self, number: int) -> None:
-        """See `Watcher`."""
-        if self.watch is not None:
-            self.watch.before_step(number)
+        """See `Callback`."""
+        if self.debugger is not None:
+            self.debugger.before_step(number)
 
     def after_backward(self) -> None:
-        """See `Watcher`."""
-        if self.watch is not None:
-            self.watch.after_backward()
+        """See `Callback`."""
+        if self.debugger is not None:
+            self.debugger.after_backward()
 
     def after_step(self, step: Step) -> None:
         """Saves when it is time. Raises `Terminated` or `Diverged`."""
         position, every = self.loop.position, self.config.checkpoint_every_steps
-        if self.watch is not None:
-            self.watch.after_step(step)
+        if self.debugger is not None:
+            self.debugger.after_step(step)
         due = self.survival.after_step(step)
         if due or (every and position.step % every == 0 and position.step < self.loop.steps):
             self._write(LAST)
@@ -326,7 +328,7 @@ class Run(Watcher):
             self.survival.after_steps()
             raise Diverged(position.epoch * loop.steps + position.step - 1, float("nan"))
         self.survival.saved()
-        if self.watch is None:
+        if self.debugger is None:
             return
         checkpoint = Checkpoint(
             model=self.model.state_dict(),
@@ -345,5 +347,5 @@ class Run(Watcher):
             preprocessing=self.preprocessing.to_dict(),
             stopped=loop.stopped,
         )
-        texts = {METRICS: history_bytes(position.history), RULES: self.watch.rules_json()}
+        texts = {METRICS: history_bytes(position.history), RULES: self.debugger.rules_json()}
         self.writer.submit({name: texts.get(name, checkpoint) for name in names})

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from bintally.terminal.command import UsageError, main
+from bintally.errors import UsageError
+from bintally.terminal.command import main
 from tuning.config import SearchConfig
 
 
@@ -23,7 +24,7 @@ class Search(SearchConfig):
     """
 
     def execute(self) -> int:
-        from tuning.results import CSV, REPORT, WINNER
+        from tuning.results import CSV, SEARCH_REPORT, WINNER
         from tuning.search import search
 
         config = SearchConfig(**{f.name: getattr(self, f.name) for f in fields(SearchConfig)})
@@ -40,7 +41,7 @@ class Search(SearchConfig):
             )
         print(f"winner: {self.output / WINNER}")
         print(f"trials: {self.output / CSV}")
-        print(f"report: {self.output / REPORT}")
+        print(f"report: {self.output / SEARCH_REPORT}")
         return 0
 
 

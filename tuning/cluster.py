@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bintally.errors import UsageError
 from bintally.ray_cluster import connect
-from bintally.terminal.command import UsageError
 from bintally.terminal.progress import say
 from tuning.config import SearchConfig
 
-__all__ = ["Room", "connected", "trials_at_a_time"]
+__all__ = ["Resources", "connected", "trials_at_a_time"]
 
 
 def trials_at_a_time(
@@ -31,7 +31,7 @@ def trials_at_a_time(
 
 
 @dataclass(frozen=True)
-class Room:
+class Resources:
     """What the cluster has, and what of it a trial takes."""
 
     cores_of_a_node: int
@@ -46,7 +46,7 @@ class Room:
     """Trials at a time."""
 
     @staticmethod
-    def of(config: SearchConfig, heads: bool) -> Room:
+    def of(config: SearchConfig, heads: bool) -> Resources:
         """`heads` says that trials train no backbone. Where there is no room, and Ray's autoscaler
         adds nodes, waits for them. Raises `UsageError` where not even one trial has room."""
         share, workers = config.gpus_per_trial, config.workers_per_trial
@@ -77,7 +77,7 @@ class Room:
         concurrency = min(config.concurrency or room, config.trials)
         able = [node for node in nodes if trials_at_a_time([node], worker, 1)]
         cores = max(1, int(max(node.get("CPU", 0) for node in able)))
-        return Room(cores, gpus, workers, worker, concurrency)
+        return Resources(cores, gpus, workers, worker, concurrency)
 
     @property
     def gpus_of_a_trial(self) -> float:

@@ -6,15 +6,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bintally.terminal.command import UsageError
-from training.config import (
-    DeviceName,
-    EngineName,
-    FitConfig,
-    MetricName,
-    PrecisionName,
-    Trainable,
-)
+from bintally.errors import UsageError
+from bintally.options import DeviceName, EngineName, PrecisionName, Trainable
+from training.config import FitConfig, MetricName
 from training.presets import preset
 from tuning.space import ORIGINAL, Space, parse_space
 

@@ -11,7 +11,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
-from bintally.terminal.command import CommandError
+from bintally.errors import CommandError
 from bintally.terminal.progress import Progress, say
 from training.metrics import is_better
 from tuning.results import CSV, Trial, read_trials, write_csv, write_trial

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 
 __all__ = [
-    "BEST",
+    "BEST_TRIAL",
     "CSV",
-    "REPORT",
+    "SEARCH_REPORT",
     "TRIALS",
     "WINNER",
     "Trial",
@@ -24,9 +24,9 @@ __all__ = [
     "write_trial",
 ]
 
-BEST = "best.json"
+BEST_TRIAL = "best.json"
 CSV = "results.csv"
-REPORT = "report.html"
+SEARCH_REPORT = "report.html"
 TRIALS = "trials"
 WINNER = "winner"
 """Folder of the winner's run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from training.metrics import LOWER_IS_BETTER
 from tuning.config import SearchConfig
 from tuning.space import Choice, Space

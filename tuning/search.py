@@ -18,19 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.dataset.manifest import Dataset, read_dataset
-from bintally.storage.place import open_place, write_atomically
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import write_atomically
+from bintally.storage.opening import open_place
 from bintally.terminal.progress import Progress, say
 from training.launch.ray_train import settled
 from training.metrics import LOWER_IS_BETTER
-from tuning.cluster import Room, connected
+from tuning.cluster import Resources, connected
 from tuning.config import SearchConfig
-from tuning.results import BEST, CSV, REPORT, TRIALS, WINNER, Trial, read_trials, write_csv
+from tuning.results import (
+    BEST_TRIAL,
+    CSV,
+    SEARCH_REPORT,
+    TRIALS,
+    WINNER,
+    Trial,
+    read_trials,
+    write_csv,
+)
 from tuning.schedulers import make_scheduler
 from tuning.search_folder import RAY, begin, note, noted
 from tuning.space import ORIGINAL, Choice, Space
 from tuning.study import Outcome, Study, importance
-from tuning.tasks import Won, compute_features, result, train_head, train_winner
+from tuning.tasks import Winner, prepare_features, result, train_head, train_winner
 
 if TYPE_CHECKING:
     from tuning.trial import Task
@@ -64,8 +74,8 @@ class _Search:
     def __init__(self, config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
         self.config, self.space, self.dataset, self.folder = config, space, dataset, folder
         base = settled(replace(config.base(space), run=folder))
-        self.room = Room.of(config, heads=base.trainable == "head")
-        self.base = replace(base, device="cuda" if self.room.gpus else "cpu")
+        self.resources = Resources.of(config, heads=base.trainable == "head")
+        self.base = replace(base, device="cuda" if self.resources.gpus else "cpu")
         self.lower_is_better = config.metric in LOWER_IS_BETTER
         self.seconds: dict[str, float] = {}
 
@@ -84,9 +94,9 @@ class _Search:
             )
         best = ranked[0]
         with self._timed("winner"):
-            won = self._train_winner(best, home)
+            winner = self._train_winner(best, home)
             beside = self._capstone(features) if heads and self.config.preset == CAPSTONE else None
-        return self._tell(trials, ended, best, won, beside)
+        return self._tell(trials, ended, best, winner, beside)
 
     def _features(self) -> tuple[dict[str, Any], str]:
         """References to the features of every backbone there is to try, and their node."""
@@ -101,8 +111,8 @@ class _Search:
         for backbone in backbones:
             config = replace(self.base, backbone=backbone)
             compute = ray.remote(
-                num_cpus=self.room.cores_of_a_node, num_gpus=1 if self.room.gpus else 0
-            )(compute_features)
+                num_cpus=self.resources.cores_of_a_node, num_gpus=1 if self.resources.gpus else 0
+            )(prepare_features)
             say(
                 f"{backbone}: features of {self.dataset.splits['train'].samples:,} photos in both "
                 f"views and {self.dataset.splits['validation'].samples:,} to validate on, once"
@@ -123,7 +133,7 @@ class _Search:
             {trial.number: trial for trial in read_trials(self.folder)},
             os.environ.get("BINTALLY_CACHE"),
             self.config.workers_per_trial,
-            self.room.worker,
+            self.resources.worker,
             self.config.scheduler == "pbt",
         )
 
@@ -135,7 +145,7 @@ class _Search:
         from tuning.journal import InOrder, Journal
         from tuning.trial import HeadTrial, train_everything
 
-        config, concurrency = self.config, self.room.concurrency
+        config, concurrency = self.config, self.resources.concurrency
         population = config.scheduler == "pbt"
         earlier = self._earlier()
         study = Study(
@@ -164,10 +174,10 @@ class _Search:
             searcher = InOrder(study, config.trials)
         heads = self.base.trainable == "head"
         trainable: Any = tune.with_parameters(HeadTrial if heads else train_everything, task=task)
-        trainable = tune.with_resources(trainable, self.room.of_a_trial())
+        trainable = tune.with_resources(trainable, self.resources.of_a_trial())
         left = self._time_left()
         progress = Progress("trials", config.trials, "trials")
-        journal = Journal(self.folder, task, progress, self.room.gpus_of_a_trial, left)
+        journal = Journal(self.folder, task, progress, self.resources.gpus_of_a_trial, left)
         tuner = tune.Tuner(
             trainable,
             param_space=space,
@@ -223,7 +233,7 @@ class _Search:
     def _lag(self) -> int:
         """How far behind the next trial its knowledge is: as when the search was begun, also on
         a cluster of another size, or its trials would be others."""
-        return noted(self.folder, "concurrency", self.room.concurrency)
+        return noted(self.folder, "concurrency", self.resources.concurrency)
 
     def _time_left(self) -> float | None:
         if not self.config.minutes:
@@ -236,7 +246,7 @@ class _Search:
         able = [trial for trial in trials if trial.value is not None]
         return sorted(able, key=lambda t: (sign * (t.value or 0.0), t.number))
 
-    def _train_winner(self, best: Trial, home: str | None) -> Won:
+    def _train_winner(self, best: Trial, home: str | None) -> Winner:
         """Trains the winner where a trial would be, on the node that has the features."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -252,16 +262,16 @@ class _Search:
         if earlier.is_dir() and not config.run.exists():
             shutil.copytree(earlier, config.run, ignore=shutil.ignore_patterns(RAY))
         train = ray.remote(
-            num_cpus=self.room.worker["CPU"],
-            num_gpus=self.room.worker.get("GPU", 0),
+            num_cpus=self.resources.worker["CPU"],
+            num_gpus=self.resources.worker.get("GPU", 0),
             max_retries=RETRIES,
             scheduling_strategy=NodeAffinitySchedulingStrategy(home or here, soft=True),
         )(train_winner)
         say(f"trial {best.number} is the best: trained as it was found, all of its epochs")
-        won: Won = result(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
-        for name, data in won.files.items():
+        winner: Winner = result(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
+        for name, data in winner.files.items():
             write_atomically(self.folder / WINNER / name, data)
-        return won
+        return winner
 
     def _capstone(self, features: Mapping[str, Any]) -> dict[str, Any] | None:
         """What the preset comes to as it is, without what --space fixes."""
@@ -271,7 +281,7 @@ class _Search:
         reference = features.get(config.backbone)
         if reference is None or config.batch_size > self.dataset.splits["train"].samples:
             return None
-        worker = self.room.worker
+        worker = self.resources.worker
         train = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0))(train_head)
         best: dict[str, Any] = result(train.remote(config, reference))
         return best
@@ -281,11 +291,11 @@ class _Search:
         trials: Sequence[Trial],
         ended: str,
         best: Trial,
-        won: Won,
+        winner: Winner,
         beside: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Writes `results.csv`, `best.json` and the report."""
-        from tuning.report.page import render_report
+        from tuning.report.page import render_search_report
 
         config = self.config
         told = {
@@ -294,7 +304,7 @@ class _Search:
             "algorithm": config.algorithm,
             "scheduler": config.scheduler,
             "seed": config.seed,
-            "concurrency": self.room.concurrency,
+            "concurrency": self.resources.concurrency,
             "trials": config.trials,
             "ended": ended,
             "backbone": self.base.backbone,
@@ -307,7 +317,7 @@ class _Search:
                 "value": best.value,
                 "epoch": best.best["epoch"],
             },
-            "winner": {"validation": won.best["validation"], "test": won.test},
+            "winner": {"validation": winner.best["validation"], "test": winner.test},
             "capstone": beside and {"validation": beside["validation"]},
             "seconds": self.seconds,
             "gpu_hours": sum(trial.seconds * trial.gpus for trial in trials) / 3600,
@@ -317,10 +327,10 @@ class _Search:
             [(t.parameters, t.value) for t in trials if t.value is not None],
             lower_is_better=self.lower_is_better,
         )
-        page = render_report(told, trials, self.space.to_dict(), importance=shares)
+        page = render_search_report(told, trials, self.space.to_dict(), importance=shares)
         write_csv(self.folder / CSV, trials)
-        write_atomically(self.folder / BEST, (json.dumps(told, indent=1) + "\n").encode())
-        write_atomically(self.folder / REPORT, page.encode())
+        write_atomically(self.folder / BEST_TRIAL, (json.dumps(told, indent=1) + "\n").encode())
+        write_atomically(self.folder / SEARCH_REPORT, page.encode())
         return told
 
     @contextmanager

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from bintally.dataset.manifest import Dataset
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.folder import write_atomically
 from tuning.config import SearchConfig
 from tuning.space import Space
 

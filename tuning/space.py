@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from training.config import FitConfig
 
 __all__ = ["ORIGINAL", "Choice", "Dimension", "Range", "Space", "parse_space"]

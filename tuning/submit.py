@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
 
 __all__ = ["pack", "stop", "submit"]
 

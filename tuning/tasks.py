@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bintally.errors import WorkError
 from bintally.storage.cache import use_cache
-from bintally.terminal.command import WorkError
 from training.config import FitConfig
 
-__all__ = ["TEST", "Won", "compute_features", "result", "train_head", "train_winner"]
+__all__ = ["TEST", "Winner", "prepare_features", "result", "train_head", "train_winner"]
 
 TEST = "test"
 """Folder of what the winner made of the test split, in its run's."""
 
 
 @dataclass(frozen=True)
-class Won:
+class Winner:
     """What became of the winner."""
 
     best: dict[str, Any]
@@ -27,7 +27,7 @@ class Won:
     """The run's folder, by relative path, for a machine that does not share it."""
 
 
-def compute_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
+def prepare_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
     """`HeadData`, and the node on which it is."""
     import ray
 
@@ -50,7 +50,7 @@ def train_head(config: FitConfig, data: Any) -> dict[str, Any]:
     return training.best
 
 
-def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
+def train_winner(config: FitConfig, cache: str | None, home: str) -> Winner:
     """Runs `fit`, and shows its best checkpoint the test split.
 
     `home` is the id of the node that the search was asked for on, to which the run must come.
@@ -59,7 +59,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
 
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.shard_cache import shard_cache
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
     from training.fit import fit
     from training.inference.measure import measure
     from training.report.results import BEST
@@ -83,7 +83,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Won:
     if ray.get_runtime_context().get_node_id() != home:
         paths = sorted(path for path in config.run.rglob("*") if path.is_file())
         files = {str(path.relative_to(config.run)): path.read_bytes() for path in paths}
-    return Won(fitted.best, test, files)
+    return Winner(fitted.best, test, files)
 
 
 def result(reference: Any) -> Any:

@@ -18,9 +18,9 @@ import torch
 from ray import tune
 
 from bintally.dataset.manifest import read_dataset
+from bintally.errors import CommandError, UsageError
 from bintally.storage.cache import use_cache
-from bintally.storage.place import open_place
-from bintally.terminal.command import CommandError, UsageError
+from bintally.storage.opening import open_place
 from training.config import FitConfig
 from training.fit import Fitted, fit
 from training.heads import HeadData, HeadTraining
@@ -73,7 +73,7 @@ def trial_config(base: FitConfig, parameters: Mapping[str, Any], number: int) ->
     return replace(base, **parameters, run=base.run / name, mirror=mirror)
 
 
-class Teller:
+class Reporter:
     """Makes reports of epochs' lines: each with the best epoch so far. Picklable."""
 
     def __init__(self, metric: str) -> None:
@@ -112,7 +112,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._number, self._parameters = number_of(config, self.trial_id), config["parameters"]
         self._training: HeadTraining | None = None
-        self._tell = Teller(self._task.base.best_metric)
+        self._report = Reporter(self._task.base.best_metric)
 
     def step(self) -> dict[str, Any]:
         """Trains an epoch."""
@@ -133,7 +133,7 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
             return _ended_by(
                 LossDiverged(f"epoch {line['epoch']}: the loss is no number"), self._task
             )
-        return self._tell(line) | ({"status": "finished", "done": True} if training.ended else {})
+        return self._report(line) | ({"status": "finished", "done": True} if training.ended else {})
 
     def _data(self, backbone: str) -> HeadData:
         import ray
@@ -150,17 +150,17 @@ def train_everything(config: dict[str, Any], task: Task) -> None:
         return
     use_cache(task.cache)
     training = trial_config(task.base, config["parameters"], number)
-    tell = Teller(task.base.best_metric)
+    reporter = Reporter(task.base.best_metric)
     try:
         if task.inherits:
-            fitted = _fit_member(training, tell)
+            fitted = _fit_member(training, reporter)
         else:
             for line in read_history(training.run / METRICS, training.epochs):
-                tune.report(tell(line))  # Of before it was interrupted.
+                tune.report(reporter(line))  # Of before it was interrupted.
             if task.workers > 1:
-                fit_in_group(training, task.workers, task.resources, tell)
+                fit_in_group(training, task.workers, task.resources, reporter)
                 return
-            fitted = fit(training, lambda line: tune.report(tell(line)))
+            fitted = fit(training, lambda line: tune.report(reporter(line)))
         tune.report(
             {
                 "value": fitted.best["validation"][task.base.best_metric],
@@ -175,7 +175,7 @@ def train_everything(config: dict[str, Any], task: Task) -> None:
         tune.report(_ended_by(error, task))
 
 
-def _fit_member(training: FitConfig, tell: Teller) -> Fitted:
+def _fit_member(training: FitConfig, reporter: Reporter) -> Fitted:
     """Trains a member of a population from where Ray Tune has it begin, with its settings of now:
     where it was itself, or where the better one was that it inherits from."""
     # Whatever else is there, the member has given it up.
@@ -184,7 +184,7 @@ def _fit_member(training: FitConfig, tell: Teller) -> Fitted:
     if (checkpoint := tune.get_checkpoint()) is not None:
         past = _inherit(training, Path(checkpoint.path))
         for line in past:
-            tell(line)
+            reporter(line)
 
     def report(line: dict[str, Any]) -> None:
         if line["epoch"] == training.epochs:
@@ -193,7 +193,7 @@ def _fit_member(training: FitConfig, tell: Teller) -> Fitted:
             for name in INHERITED:
                 shutil.copy(training.run / name, folder)
             checkpoint = tune.Checkpoint.from_directory(folder)
-            tune.report(tell(line) | {"past": past}, checkpoint=checkpoint)
+            tune.report(reporter(line) | {"past": past}, checkpoint=checkpoint)
 
     return fit(training, report)
 

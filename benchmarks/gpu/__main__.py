@@ -21,7 +21,7 @@ from benchmarks.gpu.steps import Outcome, all_steps, run_step
 from benchmarks.gpu.table import table
 from benchmarks.gpu.turns import PUBLISHED
 from benchmarks.results import results_folder
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 from bintally.terminal.command import run_command
 from bintally.terminal.progress import say
 

@@ -24,15 +24,18 @@ from benchmarks.gpu.context import PREPROCESSING, Context, failure
 from bintally.counting.model import build_model
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.device import precision_type
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
-from bintally.loading.engine import Engine, make_engine
+from bintally.loading.engine import Engine
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder
-from bintally.storage.place import open_place
-from training.config import EngineName, FitConfig, precision_type
+from bintally.options import EngineName
+from bintally.storage.opening import open_place
+from training.config import FitConfig
 from training.inputs import PhotoInputs
 from training.launch.distributed import Process
-from training.loop import Loop, Watcher
+from training.loop import Callback, Loop
 
 __all__ = ["main"]
 
@@ -222,7 +225,7 @@ def waits(context: Context) -> dict[str, Any]:
             torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            loop.train_epoch(Watcher())
+            loop.train_epoch(Callback())
         if context.on_gpu:
             torch.cuda.set_sync_debug_mode("default")
         lines = collections.Counter(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from benchmarks.gpu.context import Context
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options

@@ -21,7 +21,7 @@ from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import DaliEngine
 from bintally.loading.engine import Engine
 from bintally.loading.order import epoch_order, flips
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 
 __all__ = ["main"]
 

@@ -26,7 +26,7 @@ from benchmarks.loader.limit import limit
 from benchmarks.loader.peers import PEERS
 from benchmarks.measure import Contestant, take_turns
 from benchmarks.results import Metric, Report, results_folder
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from bintally.terminal.progress import say
 
 __all__ = ["run"]
@@ -108,7 +108,7 @@ def run(
 
 def _check(shards: str) -> None:
     from bintally.dataset.manifest import read_dataset
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
 
     num_photos = read_dataset(open_place(shards)).splits["train"].samples
     if num_photos <= BATCH_SIZE:
@@ -120,7 +120,7 @@ def _check(shards: str) -> None:
 
 def _render(scratch: Path, photos_per_core: int) -> str:
     """A dataset whose photos are all in the train split, in equal shards for every worker."""
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
     from sharding.build import build
     from sharding.distribute import Processes
     from sharding.planning.plan import Options, make_plan
@@ -145,7 +145,7 @@ def _prepare(shards: str, scratch: Path, device: Literal["cpu", "cuda"]) -> Work
     """Unpacks the train split for ImageFolder, and writes what other peers read."""
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
 
     place = open_place(shards)
     dataset = read_dataset(place)
@@ -181,10 +181,11 @@ def _prepare(shards: str, scratch: Path, device: Literal["cpu", "cuda"]) -> Work
 
 def _store_small(workload: Workload, folder: Path) -> Workload:
     """The same photos, order and shards, stored at the size that the model takes."""
-    from bintally.dataset.manifest import CATALOG, DATASET, format_index, read_dataset
+    from bintally.dataset.index import format_index
+    from bintally.dataset.manifest import CATALOG, DATASET, read_dataset
     from bintally.dataset.photo import Resize, prepare_photo
     from bintally.dataset.samples import Samples
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
     from sharding.tar import TarBuilder
 
     source, destination = open_place(workload.shards), open_place(folder)

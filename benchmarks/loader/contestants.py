@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.measure import Measurement, cpu_seconds, peak_memory_mib, workers_memory_mib
+from bintally.errors import WorkError
 from bintally.loading.preprocessing import Preprocessing
-from bintally.terminal.command import WorkError
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +85,9 @@ def ours(
     from bintally.dataset.samples import Samples
     from bintally.loading.batches import load
     from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
-    from bintally.loading.engine import make_engine
+    from bintally.loading.engines import make_engine
     from bintally.loading.order import epoch_order, flips
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
 
     # Nobody's imports are measured.
     if engine_name == "dali":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.loader.contestants import BATCH_SIZE, PREPROCESSING, Workload
 from benchmarks.measure import Measurement, cpu_seconds, peak_memory_mib
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -70,7 +70,7 @@ def _work(shards: Path, taken: Any, start: Any, sender: Connection) -> None:
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
     from bintally.loading.cpu_engine import CpuEngine
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
 
     place = open_place(shards)
     samples = Samples(place, read_dataset(place), "train")

@@ -21,7 +21,7 @@ from benchmarks.environment import REPOSITORY, read_environment
 from benchmarks.measure import Contestant, Measurement, family_memory_mib, take_turns
 from benchmarks.results import Metric, Report, results_folder
 from benchmarks.serving.load import drive
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 __all__ = ["Plan", "make_checkpoint", "measure", "run"]
 
@@ -130,7 +130,7 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
 
 
 def _render(folder: Path) -> None:
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
     from synthetic.synthesize import synthesize
 
     synthesize(open_place(folder), images=NUM_PHOTOS + 20, seed=0)

@@ -32,7 +32,7 @@ from benchmarks.sharding.distant import CONNECTIONS, LATENCY_S, measure_distant,
 from benchmarks.sharding.peers import THREADS
 from benchmarks.sharding.plan import NUM_IMAGES, measure_plan, tell_plan
 from benchmarks.sharding.server import Nginx, find_nginx
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 
 __all__ = ["run"]
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from benchmarks.environment import REPOSITORY
 from benchmarks.measure import Measurement, family_memory_mib
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 __all__ = ["FEW", "PHOTOS", "Kind", "Usage", "Workload", "make_shards", "run_ours", "run_process"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.sharding.contestants import Usage, run_ours
 from benchmarks.sharding.server import DistantServer
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 from bintally.terminal.progress import say
 
 __all__ = ["CONNECTIONS", "LATENCY_S", "measure_distant", "tell_distant"]

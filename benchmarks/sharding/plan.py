@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.measure import Contestant, Measurement, peak_memory_mib, take_turns
+from bintally.dataset.catalog import CatalogRow
 from sharding.planning.plan import Options, make_plan
-from sharding.source.catalog import Catalog, Row
+from sharding.source.catalog import Catalog
 
 __all__ = ["NUM_IMAGES", "class_totals", "invent_catalog", "measure_plan", "plan", "tell_plan"]
 
@@ -54,7 +55,7 @@ def invent_catalog(num_images: int, seed: int = 0) -> Catalog:
         runs.append(counts[start : start + length])
         start += length
     rng.shuffle(runs)
-    rows: list[Row] = []
+    rows: list[CatalogRow] = []
     num_products = 0
     for run in runs:
         most = max(run)
@@ -62,7 +63,7 @@ def invent_catalog(num_images: int, seed: int = 0) -> Catalog:
         num_products += most
         for count in run:
             skus = tuple(products[:count])
-            rows.append(Row(f"{len(rows) + 1:05d}", count=count, bytes=56_000, skus=skus))
+            rows.append(CatalogRow(f"{len(rows) + 1:05d}", count=count, bytes=56_000, skus=skus))
     source = {"images": num_images, "metadata": num_images, "sha256": "0" * 64}
     return Catalog(rows, source, {}, {})
 

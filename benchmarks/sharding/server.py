@@ -22,7 +22,7 @@ from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
 
 __all__ = ["DistantServer", "Listing", "Nginx", "find_nginx"]
 

@@ -118,7 +118,7 @@ def _contestants(workload: Workload) -> list[Contestant]:
 
 def render(scratch: Path, images: int, split: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> str:
     """A dataset of rendered photos, nearly all in the train split if nothing else is said."""
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
     from sharding.build import build
     from sharding.distribute import Processes
     from sharding.planning.plan import Options
@@ -136,7 +136,7 @@ def unpack(shards: str, folder: Path, split: str = "train") -> Path:
     """A split as files, a folder below this one, for those who read no shards."""
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
-    from bintally.storage.place import open_place
+    from bintally.storage.opening import open_place
 
     place = open_place(shards)
     dataset = read_dataset(place)

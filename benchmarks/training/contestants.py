@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.measure import Measurement, cpu_seconds, peak_memory_mib
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 if TYPE_CHECKING:
     import torch
@@ -48,15 +48,16 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
     from bintally.counting.model import build_model
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
-    from bintally.loading.engine import make_engine
+    from bintally.device import precision_type
+    from bintally.loading.engines import make_engine
     from bintally.loading.order import TrainingOrder
-    from bintally.storage.place import open_place
-    from training.config import FitConfig, precision_type
-    from training.debugger.recorder import Monitor
+    from bintally.storage.opening import open_place
+    from training.config import FitConfig
+    from training.debugger.recorder import Recorder
     from training.debugger.rules import Records
     from training.inputs import PhotoInputs
     from training.launch.distributed import joined
-    from training.loop import Loop, Step, Watcher
+    from training.loop import Callback, Loop, Step
 
     config = FitConfig(
         workload.shards,
@@ -114,25 +115,25 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
             precision,
         )
 
-        class Clock(Watcher):
+        class Clock(Callback):
             """The debugger that is on by default, and the time."""
 
             def __init__(self) -> None:
                 self.cpu = cpu_seconds()
                 self.steps = 0
-                self.monitor = Monitor(model, Records(), time.monotonic())
+                self.recorder = Recorder(model, Records(), time.monotonic())
 
             def before_step(self, number: int) -> None:
                 if part == "all":
-                    self.monitor.before_step(number)
+                    self.recorder.before_step(number)
 
             def after_backward(self) -> None:
                 if part == "all":
-                    self.monitor.after_backward(model)
+                    self.recorder.after_backward(model)
 
             def after_step(self, step: Step) -> None:
                 if part == "all":
-                    self.monitor.after_step(step)
+                    self.recorder.after_step(step)
                 self.steps += 1
                 if self.steps == WARMUP_STEPS:
                     _wait(process.device)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 from bintally.terminal.command import main
 from training.config import FitConfig
 from training.presets import preset

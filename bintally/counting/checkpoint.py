@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bintally.counting.model import CountNet, build_model
+from bintally.errors import UsageError
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError
+from bintally.storage.folder import write_atomically
 
 __all__ = [
     "Checkpoint",

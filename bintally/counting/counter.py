@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bintally.counting.checkpoint import read_checkpoint
-from bintally.counting.decision import Row
+from bintally.counting.decision import Scores
 from bintally.dataset.photo import BadPhoto, check_photo, read_header, stored
-from bintally.loading.engine import make_engine
-from training.config import EngineName, PrecisionName, precision_type
+from bintally.device import precision_type
+from bintally.loading.engines import make_engine
+from bintally.options import EngineName, PrecisionName
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ class Counter:
         rows: list[list[float]] = logits.float().softmax(1).cpu().tolist()
         return rows
 
-    def count_ahead(self, batches: Iterable[Sequence[bytes]]) -> Iterator[list[Row]]:
+    def count_ahead(self, batches: Iterable[Sequence[bytes]]) -> Iterator[list[Scores]]:
         """For each photo of each batch its probabilities by class, or why it cannot be counted;
         the next batch is decoded while the model works."""
         with ThreadPoolExecutor(1) as pool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Row", "summarize_row"]
+__all__ = ["Scores", "summarize_row"]
 
-Row = list[float] | str
+Scores = list[float] | str
 """A photo's probabilities by class, or why it could not be counted."""
 
 

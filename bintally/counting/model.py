@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bintally.errors import UsageError
 from bintally.loading.preprocessing import Preprocessing
-from bintally.terminal.command import UsageError
-from training.config import Trainable
+from bintally.options import Trainable
 
 __all__ = ["CountNet", "build_model", "make_head"]
 

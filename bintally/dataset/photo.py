@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bintally.dataset.jpeg import JPEG, START_OF_SCAN, orientation, read_frame, what_is
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from bintally.dataset.manifest import CATALOG, Dataset, Shard, parse_index
+from bintally.dataset.index import parse_index
+from bintally.dataset.manifest import CATALOG, Dataset, Shard
 from bintally.dataset.shard_cache import ShardCache
-from bintally.dataset.shard_files import CachedShards, FolderShards, Shards
-from bintally.storage.place import Folder, Place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.place import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,7 @@ class Samples:
         self._place = place
         self._shards = dataset.splits[split].shards
         if isinstance(place, Folder):
-            self._tars: Shards = FolderShards(place, self._shards)
+            self._tars: ShardFiles = FolderShards(place, self._shards)
         elif cache is not None:
             self._tars = CachedShards(place, self._shards, cache)
         else:

@@ -13,8 +13,8 @@ from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 from bintally.dataset.manifest import Shard
+from bintally.errors import UsageError, WorkError
 from bintally.storage.place import TEMPORARY_SUFFIX, Place
-from bintally.terminal.command import UsageError, WorkError
 from bintally.terminal.progress import say
 
 __all__ = [

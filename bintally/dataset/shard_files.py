@@ -19,11 +19,12 @@ from bintally.dataset.shard_cache import (
     file_sha256,
     unreadable,
 )
+from bintally.errors import UsageError, WorkError
 from bintally.machine import open_files_limit
-from bintally.storage.place import Folder, Place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.place import Place
 
-__all__ = ["CachedShards", "FolderShards", "Shards"]
+__all__ = ["CachedShards", "FolderShards", "ShardFiles"]
 
 OPEN_AT_ONCE = min(256, open_files_limit() // 4)
 """Memory maps kept: each has a file descriptor, of which a process often has 1,024."""
@@ -38,7 +39,7 @@ PATIENCE_AHEAD_S = 5.0
 """The same, for a shard that is not needed yet."""
 
 
-class Shards(Protocol):
+class ShardFiles(Protocol):
     """The tars of one split, by number."""
 
     @property

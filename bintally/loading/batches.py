@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bintally.dataset.samples import Samples
+from bintally.errors import WorkError
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
 from bintally.loading.order import TrainingOrder, flips
-from bintally.terminal.command import WorkError
+from bintally.options import OnBadSample
 from bintally.terminal.progress import say
-from training.config import OnBadSample
 
 if TYPE_CHECKING:
     import numpy as np

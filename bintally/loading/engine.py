@@ -7,15 +7,8 @@ operators.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
-
-from bintally.loading.preprocessing import Preprocessing
-from bintally.machine import num_cores
-from bintally.terminal.command import UsageError
-from training.config import EngineName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +18,11 @@ if TYPE_CHECKING:
     Photos = Sequence[NDArray[np.uint8]]
     """JPEG bytes, each (size,) uint8."""
 
-__all__ = ["DecodeError", "Engine", "first_undecodable", "make_engine"]
+__all__ = [
+    "DecodeError",
+    "Engine",
+    "first_undecodable",
+]
 
 
 class DecodeError(Exception):
@@ -47,37 +44,6 @@ class Engine(Protocol):
         the engine's batch size. Raises `DecodeError` where a photo does not decode, after which a
         new run may begin.
         """
-
-
-def make_engine(
-    name: EngineName,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    batch_size: int,
-    *,
-    half: bool = False,
-) -> Engine:
-    """The engine called `name`; `auto` is DALI on a GPU, where it is installed, and `cpu` else.
-
-    With `half`, for a model that computes in bf16, batches on a GPU come as float16: half of the
-    memory to write and read, and finer than what bf16 keeps of them.
-    """
-    installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
-    if name == "auto":
-        name = "dali" if installed and device.type == "cuda" else "cpu"
-    half = half and device.type == "cuda"
-    # Ranks of one machine share its cores.
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = max(1, num_cores() // ranks)
-    if name == "dali":
-        if not installed:
-            raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")
-        from bintally.loading.dali_engine import DaliEngine
-
-        return DaliEngine(preprocessing, device, batch_size, threads, half=half)
-    from bintally.loading.cpu_engine import CpuEngine
-
-    return CpuEngine(preprocessing, device, threads, half=half)
 
 
 def first_undecodable(photos: Photos) -> int | None:

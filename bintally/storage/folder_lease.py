@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bintally.errors import WorkError
+from bintally.storage.folder import Folder
 from bintally.storage.lease import Lease
-from bintally.storage.place import LOCK, Folder
-from bintally.terminal.command import WorkError
+from bintally.storage.place import LOCK
 from bintally.terminal.progress import say
 
 __all__ = ["FolderLease"]

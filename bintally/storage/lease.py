@@ -19,10 +19,13 @@ from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import Any, NoReturn
 
-from bintally.storage.place import LOCK, Folder, Place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.place import LOCK, Place
 
-__all__ = ["Lease", "describe", "take_lease"]
+__all__ = [
+    "Lease",
+    "describe_holder",
+]
 
 
 class Lease(ABC):
@@ -74,8 +77,8 @@ class Lease(ABC):
 
     def _refuse(self, record: bytes) -> NoReturn:
         raise WorkError(
-            f"{self.place}: {describe(record)} is writing here; wait for it, or end it, and call "
-            "again"
+            f"{self.place}: {describe_holder(record)} is writing here; wait for it, or end "
+            "it, and call again"
         )
 
     def _refuse_foreign(self, record: bytes) -> None:
@@ -90,23 +93,6 @@ class Lease(ABC):
         )
 
 
-def take_lease(place: Place) -> Lease:
-    """The lease of a place, whose folder is made where it is missing.
-
-    `WorkError`, with the holder's name, if another process holds it. Whether a holder on S3 is
-    alive shows after seconds; that it is not, after `TIME_TO_LIVE_S`.
-    """
-    if isinstance(place, Folder):
-        from bintally.storage.folder_lease import FolderLease
-
-        return FolderLease(place)
-    from bintally.storage.s3.lease import S3Lease
-    from bintally.storage.s3.prefix import S3Prefix
-
-    assert isinstance(place, S3Prefix)
-    return S3Lease(place)
-
-
 def _read(record: bytes) -> dict[str, Any]:
     try:
         value = json.loads(record)
@@ -115,7 +101,7 @@ def _read(record: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def describe(record: bytes) -> str:
+def describe_holder(record: bytes) -> str:
     """Whose lock this is, in words."""
     value = _read(record)
     if not value:

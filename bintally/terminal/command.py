@@ -16,27 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from bintally.errors import CommandError
 from bintally.machine import open_files_limit
 
-__all__ = ["CommandError", "UsageError", "WorkError", "main", "run_command"]
-
-
-class CommandError(Exception):
-    """An end of a command that one line explains: what, where, and what to do."""
-
-    exit_code = 1
-
-
-class UsageError(CommandError):
-    """The command cannot be carried out as it was given."""
-
-    exit_code = 2
-
-
-class WorkError(CommandError):
-    """The work found damage, or could not be finished."""
-
-    exit_code = 1
+__all__ = ["main", "run_command"]
 
 
 class Command(Protocol):

@@ -19,7 +19,7 @@ from bintally.dataset.photo import BadPhoto, read_header
 from serving.config import Limits
 from serving.http.refusal import Refusal
 
-__all__ = ["Asked", "Item", "check_photo", "parse"]
+__all__ = ["Asked", "Item", "parse", "refuse_unfit"]
 
 JPEG_TYPES = ("image/jpeg", "image/jpg", "application/x-image")
 JSON, MULTIPART = "application/json", "multipart/form-data"
@@ -77,7 +77,7 @@ def parse(
     )
 
 
-def check_photo(photo: bytes, limits: Limits) -> None:
+def refuse_unfit(photo: bytes, limits: Limits) -> None:
     """Raises `Refusal` for a photo that is refused by its header, before it costs anything."""
     if not photo:
         raise Refusal(400, "the photo has zero bytes")
@@ -97,7 +97,7 @@ def check_photo(photo: bytes, limits: Limits) -> None:
 
 def _item(photo: bytes, label: str | None, quantity: int | None, limits: Limits) -> Item:
     try:
-        check_photo(photo, limits)
+        refuse_unfit(photo, limits)
     except Refusal as refusal:
         return Item(b"", label, quantity, refusal)
     return Item(photo, label, quantity)

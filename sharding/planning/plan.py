@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bintally.dataset.catalog import CatalogRow
 from bintally.dataset.manifest import FORMAT, SPLITS
 from bintally.dataset.photo import Resize
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from sharding.planning.groups import count_leaks, neighbour_groups
 from sharding.planning.selection import read_ids, sample_groups
 from sharding.planning.split import assign_splits, shuffled
-from sharding.source.catalog import Catalog, Row
+from sharding.source.catalog import Catalog
 
 __all__ = ["Options", "Plan", "PlannedShard", "make_plan"]
 
@@ -159,7 +160,7 @@ def make_plan(catalog: Catalog, options: Options) -> Plan:
 
 
 def _select(
-    good: Sequence[Row],
+    good: Sequence[CatalogRow],
     options: Options,
     neighbours: Mapping[str, str],
     ids: Sequence[str] | None,
@@ -190,9 +191,9 @@ def _select(
     return {id_: count for id_, count in counts.items() if id_ in chosen}
 
 
-def _why_none(rows: Sequence[Row]) -> str:
+def _why_none(rows: Sequence[CatalogRow]) -> str:
     """Of each status how many rows have it, and an example."""
-    by_status: dict[str, list[Row]] = {}
+    by_status: dict[str, list[CatalogRow]] = {}
     for row in rows:
         by_status.setdefault(row.status, []).append(row)
     most_first = sorted(by_status.values(), key=lambda own: (-len(own), own[0].status))

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from bintally.terminal.command import UsageError
-from sharding.planning.split import deal, shuffled
+from bintally.errors import UsageError
+from sharding.planning.split import assign_groups, shuffled
 
 __all__ = ["read_ids", "sample_groups"]
 
@@ -58,7 +58,7 @@ def sample_groups(
     if wanted >= total:
         return set(counts)
     share = wanted / total
-    dealt = deal(counts, groups, (share, 1 - share), seed, "selection")
+    dealt = assign_groups(counts, groups, (share, 1 - share), seed, "selection")
     chosen = {id_ for id_, part in dealt.items() if part == 0}
     members: dict[str, list[str]] = defaultdict(list)
     for id_ in counts:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bintally.dataset.manifest import SPLITS
 
-__all__ = ["assign_splits", "deal", "shuffled"]
+__all__ = ["assign_groups", "assign_splits", "shuffled"]
 
 
 def _draw(seed: int, purpose: str, name: str) -> bytes:
@@ -25,7 +25,7 @@ def shuffled(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(ids, key=lambda id_: _draw(seed, purpose, id_))
 
 
-def deal(
+def assign_groups(
     counts: Mapping[str, int],
     groups: Mapping[str, str],
     ratios: Sequence[float],
@@ -72,5 +72,5 @@ def assign_splits(
     seed: int,
 ) -> dict[str, str]:
     """The split of every sample; `ratios` are the shares of train, validation and test."""
-    parts = deal(counts, groups, ratios, seed, "split")
+    parts = assign_groups(counts, groups, ratios, seed, "split")
     return {id_: SPLITS[part] for id_, part in parts.items()}

@@ -11,20 +11,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.catalog import parse_catalog
 from bintally.dataset.manifest import CATALOG, read_dataset
-from bintally.storage.place import Place, write_atomically
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import write_atomically
+from bintally.storage.place import Place
 from bintally.terminal.pages import render_page
 from bintally.terminal.plots import THEME, save_figure, svg
-from sharding.report.statistics import FEW, Histogram, SplitStatistics, Statistics, summarize
-from sharding.source.catalog import read_catalog_file
+from sharding.report.statistics import (
+    FEW,
+    Histogram,
+    SplitStatistics,
+    Statistics,
+    summarize_catalog,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_dataset_report", "write_report"]
 
 
 def write_report(place: Place, output: Path) -> Path:
@@ -36,13 +43,13 @@ def write_report(place: Place, output: Path) -> Path:
         raise UsageError(f"{output}: not a folder")
     dataset = read_dataset(place)
     try:
-        rows = read_catalog_file(place.get(CATALOG))
+        rows = parse_catalog(place.get(CATALOG))
     except FileNotFoundError:
         raise WorkError(f"{place}: no {CATALOG}; build the dataset again") from None
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise WorkError(f"{place}/{CATALOG}: not readable: {reason}; build it again") from error
-    html, figures = render_report(summarize(rows, dataset), str(place))
+    html, figures = render_dataset_report(summarize_catalog(rows, dataset), str(place))
     for name, png in figures.items():
         write_atomically(output / name, png)
     write_atomically(output / "report.html", html.encode())
@@ -59,7 +66,7 @@ Colours = Mapping[str, str]
 Draw = Callable[["Axes", Colours], None]
 
 
-def render_report(statistics: Statistics, title: str) -> tuple[str, dict[str, bytes]]:
+def render_dataset_report(statistics: Statistics, title: str) -> tuple[str, dict[str, bytes]]:
     """The page, self-contained, and the PNG figures by file name. The same input gives the same
     bytes, and every value is escaped."""
     figures = _figures(statistics)

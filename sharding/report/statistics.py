@@ -12,10 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from bintally.dataset.catalog import CatalogRow
 from bintally.dataset.manifest import Dataset
-from sharding.source.catalog import Row
 
-__all__ = ["FEW", "Histogram", "Reason", "SplitStatistics", "Spread", "Statistics", "summarize"]
+__all__ = [
+    "FEW",
+    "Histogram",
+    "Reason",
+    "SplitStatistics",
+    "Spread",
+    "Statistics",
+    "summarize_catalog",
+]
 
 FEW = 10
 """ABID's authors say what share of the bins holds fewer items than this."""
@@ -99,13 +107,13 @@ class Statistics:
         return sum(n for photos, n in self.repetition.items() if at_least <= photos <= at_most)
 
 
-def summarize(rows: Sequence[Row], dataset: Dataset) -> Statistics:
+def summarize_catalog(rows: Sequence[CatalogRow], dataset: Dataset) -> Statistics:
     """The statistics of a dataset and the rows of its catalog."""
     bins = [row for row in rows if row.count is not None]
     quantities = [row.count for row in bins if row.count is not None]
     repetition = Counter(chain.from_iterable(row.skus or () for row in bins))
     groups = Counter(row.group for row in bins if row.group is not None)
-    in_split: defaultdict[str | None, list[Row]] = defaultdict(list)
+    in_split: defaultdict[str | None, list[CatalogRow]] = defaultdict(list)
     for row in bins:
         in_split[row.split].append(row)
     sizes = {
@@ -186,7 +194,7 @@ _DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such a
 )
 
 
-def _reasons(rows: Sequence[Row]) -> list[Reason]:
+def _reasons(rows: Sequence[CatalogRow]) -> list[Reason]:
     """The rows' reasons; those of quarantine that differ only in their details are one."""
     ids = defaultdict(list)
     for row in rows:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.catalog import CatalogRow
+from bintally.errors import UsageError, WorkError
 from bintally.storage.place import Entry, Place
-from bintally.terminal.command import UsageError, WorkError
 from bintally.terminal.progress import Progress
 from sharding.distribute import Distributor
 from sharding.source.metadata_cache import CHUNK, read_chunk, write_chunk
@@ -20,53 +20,19 @@ from sharding.source.metadata_job import MetadataJob, ParsedMetadata, Unread
 from sharding.tar import LONGEST_ID
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
-__all__ = ["IMAGES", "METADATA", "Catalog", "Row", "read_catalog_file", "read_source"]
+__all__ = ["IMAGES", "METADATA", "Catalog", "read_source"]
 
 IMAGES = "bin-images"
 METADATA = "metadata"
-
-
-@dataclass(slots=True)
-class Row:
-    """An object of the source: a photo and its metadata, or what there is of the two."""
-
-    id: str
-    count: int | None = None
-    """Items in the bin."""
-    group: str | None = None
-    """Neighbour group; photos of one group may show one bin."""
-    split: str | None = None
-    shard: str | None = None
-    """Path of the tar that holds it, below the dataset's place."""
-    position: int | None = None
-    """Which sample of that tar it is, from 0."""
-    bytes: int | None = None
-    """Size of the source's photo."""
-    width: int | None = None
-    """Pixels of the source's photo; known once it was decoded."""
-    height: int | None = None
-    skus: tuple[str, ...] | None = None
-    """The products in the bin."""
-    status: str = "sharded"
-    """`sharded`, `excluded`, `quarantined`, `orphan-image` or `orphan-metadata`."""
-    reason: str | None = None
-    """Why it is not in a shard, or what had to be done to its photo."""
-    crc32: int | None = None
-    """Of the sample in its tar, headers and padding included: `verify` finds damage by it."""
-
-    def put_aside(self, status: str, reason: str) -> None:
-        """Marks the row as one that is in no shard."""
-        self.status, self.reason = status, reason
-        self.split = self.shard = self.position = None
 
 
 @dataclass
 class Catalog:
     """The rows, by id ascending, and what was read with them."""
 
-    rows: list[Row]
+    rows: list[CatalogRow]
     source: dict[str, Any]
     """The source's identity: numbers of objects, and a digest of their names, sizes and metadata.
     It has no address in it, so that a bucket and its copy in a folder give equal datasets."""
@@ -78,53 +44,6 @@ class Catalog:
     def statuses(self) -> Counter[str]:
         """How many rows have each status."""
         return Counter(row.status for row in self.rows)
-
-    def to_parquet(self) -> bytes:
-        """The bytes of `catalog.parquet`: equal rows, equal bytes."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns = {f.name: [getattr(row, f.name) for row in self.rows] for f in fields(Row)}
-        sink = io.BytesIO()
-        pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd")
-        return sink.getvalue()
-
-
-def read_catalog_file(data: bytes) -> list[Row]:
-    """The rows of a `catalog.parquet`."""
-    import pyarrow.parquet as pq
-
-    rows = []
-    # Batch by batch: all of ABID as Python's dicts at once would take a gigabyte.
-    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(10_000):
-        for value in batch.to_pylist():
-            row = Row(**value)
-            row.skus = None if row.skus is None else tuple(row.skus)
-            rows.append(row)
-    return rows
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    names = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("count", pa.int32()),
-            ("group", pa.string()),
-            ("split", names),
-            ("shard", names),
-            ("position", pa.int32()),
-            ("bytes", pa.int64()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("skus", pa.list_(pa.string())),
-            ("status", names),
-            ("reason", pa.string()),
-            ("crc32", pa.uint32()),
-        ]
-    )
 
 
 def read_source(source: Place, distributor: Distributor, connections: int) -> Catalog:
@@ -144,7 +63,7 @@ def read_source(source: Place, distributor: Distributor, connections: int) -> Ca
         raise UsageError(
             f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
         )
-    rows = {id_: Row(id_) for id_ in photos.keys() | metadata.keys()}
+    rows = {id_: CatalogRow(id_) for id_ in photos.keys() | metadata.keys()}
     for id_, row in rows.items():
         if id_ in photos:
             row.bytes = photos[id_].size_bytes
@@ -155,7 +74,7 @@ def read_source(source: Place, distributor: Distributor, connections: int) -> Ca
         elif (complaint := _unusable(id_)) is not None:
             row.put_aside("quarantined", complaint)
     for path, entry in foreign.items():
-        rows[path] = Row(_as_text(path), bytes=entry.size_bytes)
+        rows[path] = CatalogRow(_as_text(path), bytes=entry.size_bytes)
         rows[path].put_aside("quarantined", _why_foreign(path))
 
     # Where a name that is not UTF-8 is written as one that is, the other decides.

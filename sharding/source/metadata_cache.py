@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from bintally.errors import WorkError
 from bintally.storage.cache import cache_folder
-from bintally.storage.place import Entry, write_atomically
-from bintally.terminal.command import WorkError
+from bintally.storage.folder import write_atomically
+from bintally.storage.place import Entry
 from sharding.source.metadata_job import ParsedMetadata
 
 __all__ = ["CHUNK", "read_chunk", "write_chunk"]

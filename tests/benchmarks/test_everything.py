@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.everything import run
 from benchmarks.plot import write_plot
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
 from tests.benchmarks.test_measure import ENVIRONMENT, measured, report
 from tests.conftest import Command
 

@@ -16,7 +16,7 @@ import pytest
 import benchmarks.serving.benchmark as serving
 from benchmarks.serving.benchmark import Plan
 from benchmarks.serving.load import Load, drive
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
 
 BRIEF = Plan(num_rounds=1, seconds=0.2, warm_up_s=0.1)
 

@@ -26,8 +26,8 @@ from benchmarks.sharding.server import (
     Nginx,
     find_nginx,
 )
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
 from sharding.planning.groups import neighbour_groups
 from tests.conftest import Command
 

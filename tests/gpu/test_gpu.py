@@ -12,12 +12,12 @@ import torch
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.loading.batches import load
-from bintally.loading.engine import make_engine
+from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import open_place
+from bintally.options import EngineName
+from bintally.storage.opening import open_place
 from tests.bintally.loading.test_engines import agree
 from tests.training.test_fit import settings
-from training.config import EngineName
 from training.fit import fit
 
 pytestmark = pytest.mark.gpu

@@ -22,8 +22,9 @@ import pytest
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
-from bintally.loading.engine import make_engine
-from bintally.storage.place import open_place
+from bintally.device import precision_type
+from bintally.loading.engines import make_engine
+from bintally.storage.opening import open_place
 from serving.config import ServeConfig
 from serving.server import DRAIN_S, LAME_DUCK_S, STOP_S
 from sharding.build import build
@@ -31,7 +32,6 @@ from sharding.distribute import Processes
 from sharding.planning.plan import Options
 from tests.conftest import Command
 from tests.serving.conftest import Reply, Server, StartServer
-from training.config import precision_type
 from training.evaluate import evaluate
 from training.launch.distributed import joined
 

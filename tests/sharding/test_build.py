@@ -18,9 +18,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from bintally.dataset.manifest import SPLITS, parse_index, read_dataset
-from bintally.storage.place import Folder, open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.dataset.index import parse_index
+from bintally.dataset.manifest import SPLITS, read_dataset
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options

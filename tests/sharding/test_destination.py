@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bintally.storage.place import Folder, Place, open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from sharding.build import Result, build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import bintally.storage.s3.prefix
-from bintally.storage.place import open_place
-from bintally.storage.s3.rate_limiter import Pace
+from bintally.storage.opening import open_place
+from bintally.storage.s3.rate_limiter import RateLimiter
 from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options
@@ -45,7 +45,7 @@ def test_a_failing_s3_changes_no_byte(
 
 
 def test_the_pace_halves_when_the_server_pushes_back_and_recovers() -> None:
-    pace = Pace(64.0)
+    pace = RateLimiter(64.0)
     with pace:
         pass
     assert pace.limit == 64
@@ -194,7 +194,7 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     import numpy as np
     from PIL import Image
 
-    from sharding.source.catalog import read_catalog_file
+    from bintally.dataset.catalog import parse_catalog
 
     source = tmp_path / "bucket"
     shutil.copytree(bucket, source)
@@ -255,11 +255,11 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     result = build(
         open_place(source), open_place(folder), OPTIONS, distributor=Processes(1), connections=8
     )
-    rows = {r.id: r for r in read_catalog_file((folder / "catalog.parquet").read_bytes())}
+    rows = {r.id: r for r in parse_catalog((folder / "catalog.parquet").read_bytes())}
     for id_, (_, _, status, reason) in kinds.items():
         assert rows[id_].status == status, rows[id_]
         assert reason in (rows[id_].reason or ""), rows[id_]
-    before = Counter(r.status for r in read_catalog_file((folder / "catalog.parquet").read_bytes()))
+    before = Counter(r.status for r in parse_catalog((folder / "catalog.parquet").read_bytes()))
     assert result.catalog.statuses() == before
     assert sum(before.values()) == len(rows)
     assert sum(split.samples for split in result.dataset.splits.values()) == before["sharded"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import simplejpeg
 
-from bintally.storage.place import Folder
-from sharding.source.catalog import Row, read_catalog_file
+from bintally.dataset.catalog import CatalogRow, parse_catalog
+from bintally.storage.folder import Folder
 from tests.conftest import Command
 from tests.mutations import encodings, mutated_metadata, mutated_photos
 from tests.sharding.test_build import samples_in_tars
@@ -36,17 +36,17 @@ def mutated_bucket(bucket: Path, shards: Path, folder: Path, number: int, side: 
     return Folder(folder)
 
 
-def rows_of(run: Command, source: Folder, folder: Path) -> dict[str, Row]:
+def rows_of(run: Command, source: Folder, folder: Path) -> dict[str, CatalogRow]:
     """The rows of the dataset that is made of the bucket, and that is whole."""
     run("sharding", "build", "--source", source.root, "--output", folder, check=True)
     verified = run("sharding", "verify", folder, "--decode", check=True)
     assert verified.stdout.endswith(": whole\n")
     run("sharding", "report", folder, "--output", folder.with_name("report"), check=True)
-    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
     return {row.id: row for row in rows}
 
 
-def check(rows: dict[str, Row], folder: Path, number: int) -> None:
+def check(rows: dict[str, CatalogRow], folder: Path, number: int) -> None:
     assert len(rows) == 2 * number
     assert {row.status for id_, row in rows.items() if id_.startswith("p")} <= STATUSES
     assert {row.status for row in rows.values()} <= STATUSES | {"excluded"}

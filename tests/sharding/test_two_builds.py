@@ -15,7 +15,8 @@ import pytest
 
 import bintally.storage.s3.lease
 from bintally.dataset.manifest import DATASET
-from bintally.storage.place import Place, open_place
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bintally.dataset.manifest import parse_index
-from bintally.storage.place import open_place
-from sharding.source.catalog import Catalog, Row, read_catalog_file
+from bintally.dataset.catalog import CatalogRow, format_catalog, parse_catalog
+from bintally.dataset.index import parse_index
+from bintally.storage.opening import open_place
 from sharding.verify import verify
 from tests.conftest import Command
 
@@ -132,19 +132,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def add_one(row: Row) -> None:
+def add_one(row: CatalogRow) -> None:
     row.count = None if row.count is None else row.count + 1
 
 
-def give_no_reason(row: Row) -> None:
+def give_no_reason(row: CatalogRow) -> None:
     row.reason = None
 
 
-def change_rows(folder: Path, change: Callable[[Row], object]) -> None:
-    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+def change_rows(folder: Path, change: Callable[[CatalogRow], object]) -> None:
+    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
     for row in rows:
         change(row)
-    (folder / "catalog.parquet").write_bytes(Catalog(rows, {}, {}, {}).to_parquet())
+    (folder / "catalog.parquet").write_bytes(format_catalog(rows))
 
 
 def change_summary(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -154,10 +154,10 @@ def change_summary(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 
 
 def _catalog_without_first_sample(folder: Path) -> bytes:
-    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
     first = next(row for row in rows if row.status == "sharded")
     first.put_aside("excluded", "by a test")
-    return Catalog(rows, {}, {}, {}).to_parquet()
+    return format_catalog(rows)
 
 
 @pytest.mark.parametrize("what", DAMAGE)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.opening import open_place
 from synthetic.synthesize import synthesize
 from tests.conftest import SEED, contents
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bintally.loading.engine import make_engine
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
+from bintally.loading.engines import make_engine
 from tests.bintally.counting.test_model import build
 from tests.bintally.loading.test_batches import CLASSES, damaged, open_samples
 from training.evaluate import Evaluation, evaluate

@@ -21,16 +21,17 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
-from bintally.loading.engine import make_engine
+from bintally.errors import WorkError
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder
-from bintally.storage.place import Place, open_place
-from bintally.terminal.command import WorkError
+from bintally.options import OnBadSample
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from tests.bintally.counting.test_model import build
 from tests.bintally.dataset.test_shard_files import CountingPlace, shards_on_s3, small_shards
 from tests.bintally.loading.test_batches import damaged
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, settings, torchrun
-from training.config import OnBadSample
 from training.features import Features, compute_features
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data

@@ -17,8 +17,8 @@ import torch
 
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import SPLITS
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.opening import open_place
 from tests.conftest import REPOSITORY, Command, copy
 from training.config import FitConfig
 from training.fit import fit

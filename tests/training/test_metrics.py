@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import confusion_matrix, is_better, most_frequent_count, summarize
+from training.metrics import confusion_matrix, is_better, most_frequent_count, summarize_counts
 
 CLASSES = [0, 1, 2, 3, 4, 5]
 answers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=100)
@@ -16,7 +16,7 @@ answers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, 
 @given(answers)
 def test_metrics_are_what_a_loop_over_samples_gives(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = (np.array(side) for side in zip(*pairs, strict=True))
-    summary = summarize(confusion_matrix(labels, predicted, 6), CLASSES, 3)
+    summary = summarize_counts(confusion_matrix(labels, predicted, 6), CLASSES, 3)
     errors = [p - t for t, p in pairs]
     n = len(pairs)
     assert summary["samples"] == n
@@ -39,21 +39,21 @@ def test_metrics_are_what_a_loop_over_samples_gives(pairs: list[tuple[int, int]]
 
 def test_distances_are_between_counts_and_not_between_class_indices() -> None:
     matrix = confusion_matrix(np.array([0]), np.array([1]), 2)
-    assert summarize(matrix, [2, 7], 7)["mae"] == 5
+    assert summarize_counts(matrix, [2, 7], 7)["mae"] == 5
 
 
 def test_the_published_majority_baseline_comes_out() -> None:
     """Always answering 3 on ABID's counts 0 to 5: 24.96% and RMSE 1.352."""
     counts = [9_701, 41_147, 76_863, 90_058, 80_550, 62_448]
     matrix = np.diag(np.array(counts))
-    baseline = summarize(matrix, CLASSES, 3)["baseline"]
+    baseline = summarize_counts(matrix, CLASSES, 3)["baseline"]
     assert baseline["accuracy"] == pytest.approx(0.2496, abs=5e-5)
     assert baseline["rmse"] == pytest.approx(1.352, abs=5e-4)
     assert most_frequent_count({str(c): n for c, n in enumerate(counts)}) == 3
 
 
 def test_no_samples_have_no_metrics() -> None:
-    summary = summarize(np.zeros((6, 6), np.int64), CLASSES, 3)
+    summary = summarize_counts(np.zeros((6, 6), np.int64), CLASSES, 3)
     assert summary["accuracy"] is None
     assert summary["baseline"]["rmse"] is None
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bintally.counting.checkpoint import checkpoint_bytes, read_checkpoint
 from bintally.counting.model import CountNet, build_model
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.conftest import Command
 from tests.training.survival.test_survival import be_terminated
 from tests.training.test_fit import settings

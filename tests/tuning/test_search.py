@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bintally.counting.checkpoint import read_checkpoint
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
 from tuning.config import SearchConfig

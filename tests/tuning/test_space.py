@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tuning.config import SearchConfig
 from tuning.space import ORIGINAL, Choice, Range, Space, parse_space
 

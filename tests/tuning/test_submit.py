@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
 from tests.tuning.test_search import SMALL, SPACE

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training.debugger.rules import Records
 from training.loop import Step
 
-__all__ = ["MachineSampler", "Monitor"]
+__all__ = ["MachineSampler", "Recorder"]
 
 EVERY = 50
 """Steps from one look at gradients and ReLUs to the next. A look costs a quarter of a step of a
@@ -28,7 +28,7 @@ RECENT = 16
 """Looks at ReLUs that count: a channel may be active in the beginning and die later."""
 
 
-class Monitor:
+class Recorder:
     """Records a run, by hooks in the model and calls of the loop."""
 
     def __init__(

@@ -15,7 +15,7 @@ from torch import nn
 from bintally.storage.place import TEMPORARY_SUFFIX
 from bintally.terminal.progress import say
 from training.config import FitConfig
-from training.debugger.recorder import MachineSampler, Monitor
+from training.debugger.recorder import MachineSampler, Recorder
 from training.debugger.rules import Finding, Records, apply_rules
 from training.launch.distributed import Process
 from training.loop import Step
@@ -24,7 +24,7 @@ from training.report.results import EVENTS, TRACE
 if TYPE_CHECKING:
     from training.evaluate import Evaluation
 
-__all__ = ["Watch"]
+__all__ = ["Debugger"]
 
 APPLY_EVERY_S = 1.0
 """A head's epoch on kept features lasts 50 ms: rules after each of them would cost 2% of it."""
@@ -32,7 +32,7 @@ PROFILED = (1, 1, 4)
 """Steps of the run that are left out, that warm the profiler up, and that it records."""
 
 
-class Watch:
+class Debugger:
     """Watches a run on its first process. A context manager."""
 
     def __init__(
@@ -51,11 +51,11 @@ class Watch:
         self._records = Records(class_counts=class_counts)
         self._began, self._steps_done = began, steps_done
         self._due = 0.0
-        self._monitor: Monitor | None = None
+        self._recorder: Recorder | None = None
         self._profiler: Any = None
         self._open = ExitStack()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Debugger:
         from tensorboardX import SummaryWriter
 
         # TensorBoard then leaves out what an earlier start wrote of the steps that follow.
@@ -66,8 +66,8 @@ class Watch:
         if self._config.debugger:
             # A compiled model would be cut into pieces by them.
             hooks = not self._config.compile
-            self._monitor = Monitor(self._model, self._records, self._began, hooks=hooks)
-            self._open.callback(self._monitor.close)
+            self._recorder = Recorder(self._model, self._records, self._began, hooks=hooks)
+            self._open.callback(self._recorder.close)
             self._open.enter_context(MachineSampler(self._records, self._process.device))
         if self._config.profile:
             wait, warmup, active = PROFILED
@@ -86,19 +86,19 @@ class Watch:
         self._open.close()
 
     def before_step(self, number: int) -> None:
-        """See `Monitor`."""
-        if self._monitor is not None:
-            self._monitor.before_step(number)
+        """See `Recorder`."""
+        if self._recorder is not None:
+            self._recorder.before_step(number)
 
     def after_backward(self) -> None:
-        """See `Monitor`."""
-        if self._monitor is not None:
-            self._monitor.after_backward(self._model)
+        """See `Recorder`."""
+        if self._recorder is not None:
+            self._recorder.after_backward(self._model)
 
     def after_step(self, step: Step) -> None:
-        """See `Monitor`; the profiler counts steps."""
-        if self._monitor is not None:
-            self._monitor.after_step(step)
+        """See `Recorder`; the profiler counts steps."""
+        if self._recorder is not None:
+            self._recorder.after_step(step)
         if self._profiler is not None:
             self._profiler.step()
 
@@ -114,17 +114,17 @@ class Watch:
 
         Where epochs are short, not after each; but always after the `last` one.
         """
-        line, records, monitor = history[-1], self._records, self._monitor
+        line, records, recorder = history[-1], self._records, self._recorder
         due = time.monotonic() >= self._due or last or bool(self._config.stop_on)
-        if monitor is not None and due:
+        if recorder is not None and due:
             line["machine"] = _machine(records)
         for name, value in _scalars(line).items():
             self._events.add_scalar(name, value, line["step"])
         self._events.flush()
-        if monitor is None or not due:
+        if recorder is None or not due:
             return ""
         self._due = time.monotonic() + APPLY_EVERY_S
-        monitor.collect()
+        recorder.collect()
         records.history = history
         if evaluation is not None:
             from training.metrics import confusion_matrix

@@ -29,19 +29,15 @@ from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache, shard_cache
 from bintally.dataset.shard_files import WINDOWS_HELD
+from bintally.errors import UsageError, WorkError
+from bintally.options import DeviceName, EngineName, PrecisionName
 from bintally.ray_cluster import connect
-from bintally.storage.place import (
-    TEMPORARY_SUFFIX,
-    Folder,
-    delete_temporary_files,
-    open_place,
-    write_atomically,
-)
-from bintally.terminal.command import UsageError, WorkError
+from bintally.storage.folder import Folder, delete_temporary_files, write_atomically
+from bintally.storage.opening import open_place
+from bintally.storage.place import TEMPORARY_SUFFIX
 from bintally.terminal.progress import Progress, say
-from training.config import DeviceName, EngineName, PrecisionName
 
-__all__ = ["Job", "Photos", "Shards", "predict_bulk"]
+__all__ = ["BulkJob", "PlacePhotos", "SplitPhotos", "predict_bulk"]
 
 PART = 2048
 """Photos of a part: some seconds of work, which is what an interruption costs."""
@@ -53,7 +49,7 @@ PART_NAME = re.compile(rf"({re.escape(KEY)}|\d{{9,}}\.parquet)(.*{re.escape(TEMP
 
 
 @dataclass(frozen=True)
-class Shards:
+class SplitPhotos:
     """A split of a dataset."""
 
     url: str
@@ -76,7 +72,7 @@ class Shards:
 
 
 @cache
-def _open_samples(source: Shards) -> Samples:
+def _open_samples(source: SplitPhotos) -> Samples:
     place = open_place(source.url)
     dataset = read_dataset(place)
     kept = shard_cache(source.cache, source.cache_gib)
@@ -90,7 +86,7 @@ def _open_samples(source: Shards) -> Samples:
 
 
 @dataclass(frozen=True)
-class Photos:
+class PlacePhotos:
     """All JPEGs of a folder or below an S3 prefix."""
 
     url: str
@@ -127,17 +123,17 @@ def _list_photos(url: str, anonymous: bool) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Job:
+class BulkJob:
     """What is counted, and how."""
 
     checkpoint: Path
-    source: Shards | Photos
+    source: SplitPhotos | PlacePhotos
     device: DeviceName
     engine: EngineName
     precision: PrecisionName
 
 
-def predict_bulk(job: Job, output: Path, *, ray_address: str | None = None) -> tuple[int, int]:
+def predict_bulk(job: BulkJob, output: Path, *, ray_address: str | None = None) -> tuple[int, int]:
     """Counts all photos of a source; how many there were, and how many could not be counted.
 
     Writes a row for each, in the source's order: `id`, `label` (the true count, of a dataset's
@@ -204,13 +200,13 @@ def _empty(parts: Path) -> None:
     (parts / KEY).unlink(missing_ok=True)
 
 
-def _run(job: Job, begins: Sequence[int], total: int) -> Iterator[tuple[int, bytes]]:
+def _run(job: BulkJob, begins: Sequence[int], total: int) -> Iterator[tuple[int, bytes]]:
     for begin in begins:
         yield begin, count_part(job, begin, min(total, begin + PART))
 
 
 def _run_on_ray(
-    job: Job, begins: Sequence[int], total: int, address: str
+    job: BulkJob, begins: Sequence[int], total: int, address: str
 ) -> Iterator[tuple[int, bytes]]:
     """As Ray tasks of a core each, or of a GPU; lost nodes' parts are counted again on others."""
     import ray
@@ -242,7 +238,7 @@ def _run_on_ray(
 
 
 @cache
-def _load(job: Job) -> Counter:
+def _load(job: BulkJob) -> Counter:
     """Once for each process."""
     import torch
 
@@ -258,7 +254,7 @@ def _load(job: Job) -> Counter:
     )
 
 
-def count_part(job: Job, begin: int, end: int) -> bytes:
+def count_part(job: BulkJob, begin: int, end: int) -> bytes:
     """Counts some photos of the source: the bytes of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.errors import UsageError, WorkError
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import write_atomically
-from bintally.terminal.command import UsageError, WorkError
+from bintally.storage.folder import write_atomically
 
-__all__ = ["Counter", "export"]
+__all__ = ["ExportedCounter", "export"]
 
 OPSET = 18
 TOLERANCE = 1e-3
 """Largest difference of a probability between the file and PyTorch that is let pass."""
 
 
-class Counter(nn.Module):
+class ExportedCounter(nn.Module):
     """A model with its preprocessing inside."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, classes: list[int]) -> None:
@@ -81,7 +81,7 @@ def export(checkpoint_file: Path, output: Path) -> float:
         ) from error
     checkpoint, _ = read_checkpoint(checkpoint_file)
     model, preprocessing = checkpoint.build()
-    counter = Counter(model, preprocessing, checkpoint.classes).eval()
+    counter = ExportedCounter(model, preprocessing, checkpoint.classes).eval()
     torch.manual_seed(0)
     # Larger and smaller than the model's input, wide and high; photos of one size share a batch.
     trials = [_photos(2, 300, 420), _photos(1, 333, 222), _photos(3, 24, 31)]

@@ -11,10 +11,11 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
-from bintally.loading.engine import make_engine
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
-from training.config import DeviceName, EngineName, OnBadSample, PrecisionName, precision_type
+from bintally.device import precision_type
+from bintally.errors import UsageError
+from bintally.loading.engines import make_engine
+from bintally.options import DeviceName, EngineName, OnBadSample, PrecisionName
+from bintally.storage.opening import open_place
 from training.evaluate import evaluate
 from training.launch.distributed import joined
 from training.metrics import most_frequent_count

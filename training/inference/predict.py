@@ -8,8 +8,8 @@ from typing import Any
 
 from bintally.counting.counter import Counter
 from bintally.counting.decision import summarize_row
-from bintally.terminal.command import UsageError
-from training.config import DeviceName, EngineName, PrecisionName
+from bintally.errors import UsageError
+from bintally.options import DeviceName, EngineName, PrecisionName
 from training.launch.distributed import joined
 
 __all__ = ["predict"]

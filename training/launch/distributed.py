@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from bintally.terminal.command import CommandError, UsageError
-from training.config import DeviceName
+from bintally.errors import CommandError, UsageError
+from bintally.options import DeviceName
 from training.launch.rendezvous import JOIN_S, join_store
 
 __all__ = ["Agreement", "Process", "alone", "joined"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bintally.dataset.manifest import read_dataset
+from bintally.errors import UsageError, WorkError
 from bintally.ray_cluster import connect
 from bintally.storage.cache import use_cache
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.storage.opening import open_place
 from training.config import FitConfig
 
 __all__ = ["fit_in_group", "fit_on_ray", "settled"]

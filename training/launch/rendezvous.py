@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 
 __all__ = ["JOIN_S", "join_store", "name_attempt"]
 

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from training.config import FitConfig
 
 __all__ = ["deliver", "with_job"]

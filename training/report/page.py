@@ -1,6 +1,6 @@
 """The report of a training run: one HTML page that needs nothing beside itself.
 
-``render_report`` is pure: it takes what a run left behind (its configuration, the lines of
+``render_run_report`` is pure: it takes what a run left behind (its configuration, the lines of
 ``metrics.jsonl``, an evaluation, some photos) and returns the page's text, the same for the same
 input. The page's words and looks are in ``report.html.j2``; the numbers and plots come from here.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = ["Example", "render_report"]
+__all__ = ["Example", "render_run_report"]
 
 MAX_LABELLED_CLASSES = 20
 """Above this many classes the confusion matrix is a picture without numbers."""
@@ -36,7 +36,7 @@ class Example:
     probability: float  # of the predicted count
 
 
-def render_report(
+def render_run_report(
     *,
     title: str,
     config: Mapping[str, object],

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.dataset.samples import Samples
-from bintally.storage.place import write_atomically
+from bintally.storage.folder import write_atomically
 from training.report.history import read_history
-from training.report.page import Example, render_report
+from training.report.page import Example, render_run_report
 
 if TYPE_CHECKING:
     from bintally.counting.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ def write_results(
         "checkpoint": {"epoch": checkpoint.epoch, "sha256": sha256},
         "dataset": checkpoint.dataset,
     }
-    page = render_report(
+    page = render_run_report(
         title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
         config=checkpoint.config,
         history=read_history(folder / METRICS),

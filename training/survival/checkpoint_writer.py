@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from bintally.counting.checkpoint import Checkpoint, checkpoint_bytes
+from bintally.errors import CommandError, WorkError
 from bintally.storage.place import Place
-from bintally.terminal.command import CommandError, WorkError
 from bintally.terminal.progress import say
 
 __all__ = ["CheckpointWriter"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
 from training.launch.distributed import Agreement, Process
 from training.loop import Step
 

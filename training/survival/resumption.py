@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bintally.counting.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from bintally.storage.place import Place, delete_temporary_files, open_place
-from bintally.terminal.command import CommandError, UsageError
+from bintally.errors import CommandError, UsageError
+from bintally.storage.folder import delete_temporary_files
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.distributed import Process

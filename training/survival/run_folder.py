@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bintally.counting.checkpoint import parse_checkpoint
-from bintally.storage.place import Place, write_atomically
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.folder import write_atomically
+from bintally.storage.place import Place
 from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES
 
 __all__ = ["check_results", "check_run", "read_launchers", "read_run", "write_launchers"]

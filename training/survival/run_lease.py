@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bintally.storage.lease import Lease, take_lease
-from bintally.storage.place import open_place
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
+from bintally.storage.lease import Lease
+from bintally.storage.opening import open_place, take_lease
 from training.launch.distributed import Process
 from training.launch.launcher import launchers
 

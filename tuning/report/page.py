@@ -1,7 +1,7 @@
 """The report of a search: one HTML page that needs nothing beside itself.
 
-`render_report` is pure: the same search, trials and space give the same text. The page's words and
-looks are in `report.html.j2`; the plots come from `tuning.report.figures`.
+`render_search_report` is pure: the same search, trials and space give the same text. The page's
+words and looks are in `report.html.j2`; the plots come from `tuning.report.figures`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tuning.report.figures import (
 from tuning.report.scales import objective_scale
 from tuning.results import Trial
 
-__all__ = ["render_report"]
+__all__ = ["render_search_report"]
 
 NUM_CURVES = 5
 METRICS = {
@@ -33,7 +33,7 @@ SHARES = {"accuracy", "within_one"}
 """Metrics told in percent."""
 
 
-def render_report(
+def render_search_report(
     search: Mapping[str, Any],
     trials: Sequence[Trial],
     space: Mapping[str, Any],

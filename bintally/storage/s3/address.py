@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 
 if TYPE_CHECKING:
     import boto3

@@ -6,8 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
+from bintally.errors import CommandError, UsageError, WorkError
 from bintally.storage.s3.address import Address, settings_error
-from bintally.terminal.command import CommandError, UsageError, WorkError
 
 __all__ = [
     "NOT_IMPLEMENTED",

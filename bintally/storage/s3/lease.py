@@ -7,10 +7,10 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from bintally.storage.lease import Lease, describe
+from bintally.errors import UsageError, WorkError
+from bintally.storage.lease import Lease, describe_holder
 from bintally.storage.place import LOCK
 from bintally.storage.s3.prefix import S3Prefix
-from bintally.terminal.command import UsageError, WorkError
 from bintally.terminal.progress import say
 
 __all__ = ["S3Lease"]
@@ -69,8 +69,8 @@ class S3Lease(Lease):
                 return version
             if not seen:
                 say(
-                    f"{self.place}: {describe(record)} has begun to write here; waiting up to "
-                    f"{TIME_TO_LIVE_S:.0f} s to see whether it still does"
+                    f"{self.place}: {describe_holder(record)} has begun to write here; waiting up "
+                    f"to {TIME_TO_LIVE_S:.0f} s to see whether it still does"
                 )
                 seen, since = record, now
             elif record != seen:

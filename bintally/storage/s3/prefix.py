@@ -27,7 +27,7 @@ from bintally.storage.s3.errors import (
     problem_of,
 )
 from bintally.storage.s3.listing import Page, is_plain, list_in_parallel
-from bintally.storage.s3.rate_limiter import Pace
+from bintally.storage.s3.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -82,7 +82,7 @@ class Client:
             },
             retry_config={"max_retries": 0},
         )
-        self.pace = Pace()
+        self.limiter = RateLimiter()
         self._place, self._session, self._anonymous, self._at = place, session, anonymous, at
 
     @cached_property
@@ -294,10 +294,10 @@ class S3Prefix(Place):
 
         if path and not is_plain(path):
             raise ObjectRefused(f"{path!r}: no key that obstore can ask for")
-        pace, failing_since, pause_s = self._connected.pace, None, 0.1
+        limiter, failing_since, pause_s = self._connected.limiter, None, 0.1
         while True:
             try:
-                with pace:
+                with limiter:
                     return request()
             except (ObjectChanged, InvalidPathError):
                 raise
@@ -315,7 +315,7 @@ class S3Prefix(Place):
                     where = f"{self.url}/{path}" if path else self.url
                     raise explain(error, where, self._address, self.anonymous) from error
                 if problem.status in PUSHED_BACK:
-                    pace.slow_down()
+                    limiter.slow_down()
             # Full jitter: requests that failed together do not come back together.
             time.sleep(random.uniform(0, pause_s))
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)

@@ -6,10 +6,10 @@ import threading
 import time
 from types import TracebackType
 
-__all__ = ["Pace"]
+__all__ = ["RateLimiter"]
 
 
-class Pace:
+class RateLimiter:
     """How many requests may be in flight: halved when the server pushes back, then slowly more.
 
     Additive increase and multiplicative decrease, as in TCP (Chiu and Jain 1989).

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bintally.counting.model import CountNet, build_model
+from bintally.errors import UsageError
 from bintally.loading.preprocessing import Preprocessing
-from bintally.terminal.command import UsageError
-from training.config import Trainable
+from bintally.options import Trainable
 
 
 def build(

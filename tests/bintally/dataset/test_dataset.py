@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bintally.dataset.manifest import Dataset, format_index, parse_index, read_dataset
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.dataset.index import format_index, parse_index
+from bintally.dataset.manifest import Dataset, read_dataset
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
 from sharding.tar import TarBuilder
 
 ids = st.text("0123456789abcXYZ_-", min_size=1, max_size=90)

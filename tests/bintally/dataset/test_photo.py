@@ -24,7 +24,7 @@ from bintally.dataset.photo import (
     read_header,
     stored,
 )
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.mutations import encodings, mutated_photos
 
 

@@ -21,13 +21,14 @@ import torch
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
+from bintally.errors import UsageError, WorkError
 from bintally.loading.batches import TrainingLoader, load
-from bintally.loading.engine import make_engine
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder, evaluation_batches
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import TEMPORARY_SUFFIX, open_place
+from bintally.storage.opening import open_place
+from bintally.storage.place import TEMPORARY_SUFFIX
 from bintally.storage.s3.prefix import S3Prefix
-from bintally.terminal.command import UsageError, WorkError
 from tests.bintally.loading.test_batches import CLASSES, NoPixels
 from tests.conftest import copy
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.errors import WorkError
 from bintally.loading.batches import TrainingLoader
-from bintally.loading.engine import make_engine
+from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import open_place
-from bintally.terminal.command import WorkError
+from bintally.storage.opening import open_place
 
 if TYPE_CHECKING:
     from bintally.loading.engine import Photos

@@ -17,14 +17,15 @@ from PIL import Image
 
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.errors import UsageError, WorkError
 from bintally.loading.batches import load
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import DaliEngine
-from bintally.loading.engine import Engine, make_engine
+from bintally.loading.engine import Engine
+from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
-from training.config import EngineName
+from bintally.options import EngineName
+from bintally.storage.opening import open_place
 
 PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CPU = torch.device("cpu")

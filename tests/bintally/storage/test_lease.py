@@ -18,10 +18,12 @@ import pytest
 
 import bintally.storage.folder_lease
 import bintally.storage.s3.lease
-from bintally.storage.lease import Lease, take_lease
-from bintally.storage.place import LOCK, Folder, Place, open_place
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.lease import Lease
+from bintally.storage.opening import open_place, take_lease
+from bintally.storage.place import LOCK, Place
 from bintally.storage.s3.prefix import S3Prefix
-from bintally.terminal.command import UsageError, WorkError
 from tests.conftest import REPOSITORY
 
 HOLD = """

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bintally.storage.place import (
-    TEMPORARY_SUFFIX,
-    ObjectChanged,
-    Place,
-    open_place,
-    write_atomically,
-)
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.folder import write_atomically
+from bintally.storage.opening import open_place
+from bintally.storage.place import TEMPORARY_SUFFIX, ObjectChanged, Place
 
 
 @pytest.fixture(params=["folder", "S3"])

@@ -12,9 +12,10 @@ from urllib.parse import urlencode
 import pytest
 
 import bintally.storage.s3.prefix
-from bintally.storage.place import Entry, ObjectRefused, open_place
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
+from bintally.storage.place import Entry, ObjectRefused
 from bintally.storage.s3.address import find_address, open_session
-from bintally.terminal.command import UsageError, WorkError
 from tests.bintally.storage.odd_s3 import Answer, OddS3, error, odd_s3
 
 OBJECTS = {f"place/{folder}/{i}.jpg": b"%d" % i for folder in "ab" for i in range(5)}

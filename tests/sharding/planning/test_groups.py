@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 from sharding.distribute import Processes
 from sharding.planning.groups import count_leaks, neighbour_groups, series_and_number
 from sharding.source.catalog import read_source

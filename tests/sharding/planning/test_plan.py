@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bintally.dataset.catalog import CatalogRow
 from sharding.planning.plan import Options, make_plan
 from sharding.planning.split import shuffled
-from sharding.source.catalog import Catalog, Row
+from sharding.source.catalog import Catalog
 
 PLANS = {
     Options(): "b422325ece6a1f53978825116506b80a9b264246512553e9b105d8c2083b2778",
@@ -33,7 +34,7 @@ def catalog(number: int) -> Catalog:
     for place, drawn in enumerate(order):
         count = labels[int(drawn)]
         products = tuple(f"B{place // 3}-{n}" for n in range(min(count, 2)))
-        rows.append(Row(f"{place + place // 7:05d}", count=count, skus=products))
+        rows.append(CatalogRow(f"{place + place // 7:05d}", count=count, skus=products))
     return Catalog(rows, {}, {}, {})
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
+from bintally.storage.opening import open_place
 from sharding.distribute import Processes
 from sharding.planning.plan import Options, make_plan
 from sharding.planning.selection import read_ids, sample_groups

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bintally.dataset.catalog import CatalogRow
 from bintally.dataset.manifest import SPLITS, Dataset, Shard, Split, read_dataset
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
-from sharding.report.page import render_report, write_report
-from sharding.report.statistics import Reason, Spread, Statistics, summarize
-from sharding.source.catalog import Row
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
+from sharding.report.page import render_dataset_report, write_report
+from sharding.report.statistics import Reason, Spread, Statistics, summarize_catalog
 from tests.conftest import contents
 from tests.html_page import Page
 
@@ -33,14 +33,14 @@ def _dataset(**counts: list[int]) -> Dataset:
     return Dataset([0, 1, 2], 0, {"images": 9, "sha256": "b" * 64}, options, splits)
 
 
-def _row(id_: str, count: int | None, skus: str | None, **values: object) -> Row:
-    row = Row(id_, count, skus=None if skus is None else tuple(skus))
+def _row(id_: str, count: int | None, skus: str | None, **values: object) -> CatalogRow:
+    row = CatalogRow(id_, count, skus=None if skus is None else tuple(skus))
     for name, value in values.items():
         setattr(row, name, value)
     return row
 
 
-def _small() -> tuple[list[Row], Dataset]:
+def _small() -> tuple[list[CatalogRow], Dataset]:
     """Seven bins, six of them with products A to D, beside two objects that are no bins."""
     large = {"split": "train", "bytes": 3000, "width": 500, "height": 300}
     small = {"split": "test", "bytes": 1000, "width": 300, "height": 200}
@@ -64,13 +64,13 @@ def _small() -> tuple[list[Row], Dataset]:
 
 
 def _render(statistics: Statistics, title: str = "A bucket") -> str:
-    return render_report(statistics, title)[0]
+    return render_dataset_report(statistics, title)[0]
 
 
 @pytest.fixture(scope="module")
 def small() -> tuple[str, dict[str, bytes]]:
     """The page and the figures of the small catalog; drawing them takes a second or two."""
-    return render_report(summarize(*_small()), "A bucket")
+    return render_dataset_report(summarize_catalog(*_small()), "A bucket")
 
 
 def _five(spread: Spread | None) -> list[float]:
@@ -79,7 +79,7 @@ def _five(spread: Spread | None) -> list[float]:
 
 
 def test_the_numbers_of_a_small_catalog() -> None:
-    statistics = summarize(*_small())
+    statistics = summarize_catalog(*_small())
     assert statistics.statuses == {
         "excluded": 2, "orphan-image": 1, "quarantined": 2, "sharded": 4,
     }  # fmt: skip
@@ -96,14 +96,14 @@ def test_the_numbers_of_a_small_catalog() -> None:
 
 
 def test_the_numbers_of_the_photos_are_of_bins_only() -> None:
-    sizes = summarize(*_small()).sizes
+    sizes = summarize_catalog(*_small()).sizes
     assert _five(sizes["bytes"]) == pytest.approx([17_000 / 7, 300, 3000, 4700, 5000])
     assert _five(sizes["width"]) == pytest.approx([400, 300, 400, 500, 500])
     assert _five(sizes["height"]) == pytest.approx([250, 200, 250, 300, 300])
 
 
 def test_the_numbers_of_the_splits() -> None:
-    splits = summarize(*_small()).splits
+    splits = summarize_catalog(*_small()).splits
     assert {name: (s.samples, s.shards) for name, s in splits.items()} == {
         "train": (2, 1), "validation": (0, 0), "test": (2, 1),
     }  # fmt: skip
@@ -126,10 +126,10 @@ def test_reasons_that_differ_in_their_details_are_one() -> None:
         "bin-images/x9.jpg vanished before it was fetched",
         "bin-images/x10.jpg vanished before it was fetched",
     ]
-    rows = [Row(f"x{number}") for number in range(len(reasons))]
+    rows = [CatalogRow(f"x{number}") for number in range(len(reasons))]
     for row, reason in zip(rows, reasons, strict=True):
         row.put_aside("quarantined", reason)
-    assert summarize(rows, _dataset()).reasons["quarantined"] == [
+    assert summarize_catalog(rows, _dataset()).reasons["quarantined"] == [
         Reason("EXPECTED_QUANTITY is …, not a whole number", 4, ["x2", "x3", "x4"]),
         Reason("EXPECTED_QUANTITY is …, below zero", 2, ["x0", "x1"]),
         Reason("bin-images/….jpg vanished before it was fetched", 2, ["x9", "x10"]),
@@ -139,7 +139,7 @@ def test_reasons_that_differ_in_their_details_are_one() -> None:
 
 
 def test_options_and_conversions_keep_their_words() -> None:
-    reasons = summarize(*_small()).reasons
+    reasons = summarize_catalog(*_small()).reasons
     excluded = [Reason("count is above --max-count 2", 2, ["00007", "00008"])]
     assert reasons["excluded"] == excluded
     assert reasons["sharded"] == [Reason("grey, stored as RGB", 1, ["00002"])]
@@ -176,7 +176,7 @@ def test_untrusted_text_is_escaped() -> None:
     options, source = {attack: attack}, {attack: attack}
     splits = {attack: dataset.splits["train"], **dataset.splits}
     dataset = replace(dataset, options=options, source=source, splits=splits)
-    html = _render(summarize(rows, dataset), attack)
+    html = _render(summarize_catalog(rows, dataset), attack)
     assert "<script" not in html
     assert "script" not in Page(html).tags
     assert Page(html).text.count(attack) >= 8
@@ -189,7 +189,7 @@ def test_same_input_gives_the_same_bytes_and_leaves_matplotlib_as_it_was(
 
     with matplotlib.rc_context({"svg.fonttype": "path", "font.size": 23.0}):
         before = dict(matplotlib.rcParams)
-        report = render_report(summarize(*_small()), "A bucket")
+        report = render_dataset_report(summarize_catalog(*_small()), "A bucket")
         assert dict(matplotlib.rcParams) == before
     assert report == small
 
@@ -211,7 +211,7 @@ def test_figures_are_png_pictures(small: tuple[str, dict[str, bytes]]) -> None:
 
 
 def test_a_bucket_with_nothing_to_tell_still_has_a_page() -> None:
-    html, figures = render_report(summarize([], _dataset()), "Nothing")
+    html, figures = render_dataset_report(summarize_catalog([], _dataset()), "Nothing")
     text = Page(html).text
     assert "There is no bin here whose metadata can be read." in text
     assert "Nothing was quarantined" in text
@@ -222,7 +222,7 @@ def test_a_bucket_with_nothing_to_tell_still_has_a_page() -> None:
 
 def test_bins_without_products_or_quarantine() -> None:
     rows = [_row(f"0000{n}", 0, "", group=f"0000{n}", split="train", bytes=9) for n in range(3)]
-    text = Page(_render(summarize(rows, _dataset(train=[3, 0, 0])))).text
+    text = Page(_render(summarize_catalog(rows, _dataset(train=[3, 0, 0])))).text
     assert "3 bins hold 0.0 items on average" in text
     assert "They show" not in text
     assert "one photo 0 – 35.7%" in text
@@ -238,7 +238,7 @@ def test_many_classes_scroll_and_huge_quantities_do_not_stretch_the_figure() -> 
         classes=[*range(112)],
         splits={"train": Split(112, counts, []), "test": Split(0, counts, [])},
     )
-    statistics = summarize(rows, dataset)
+    statistics = summarize_catalog(rows, dataset)
     assert max(statistics.quantities.bars) <= 111
     assert statistics.quantities.open_ended
     assert 'class="scroll tall"' in _render(statistics)
@@ -247,7 +247,7 @@ def test_many_classes_scroll_and_huge_quantities_do_not_stretch_the_figure() -> 
 def test_a_dataset_built_without_groups_says_so() -> None:
     rows, dataset = _small()
     options = {**dataset.options, "group": "none"}
-    text = Page(_render(summarize(rows, replace(dataset, options=options)))).text
+    text = Page(_render(summarize_catalog(rows, replace(dataset, options=options)))).text
     assert "--group none" in text
     assert "Groups of two or more" not in text
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bintally.storage.place import Place, open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.dataset.catalog import CatalogRow, parse_catalog
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from sharding.build import Result, build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options
-from sharding.source.catalog import Row, read_catalog_file
 from sharding.verify import verify
 from tests.conftest import contents
 from tests.sharding.faulty_s3 import faulty_proxy
@@ -32,11 +33,11 @@ def make(source: Place, folder: Path) -> Result:
     return build(source, open_place(folder), options, distributor=Processes(1), connections=8)
 
 
-def rows_of(source: Place, folder: Path) -> dict[str, Row]:
+def rows_of(source: Place, folder: Path) -> dict[str, CatalogRow]:
     """The catalog's rows by id, of a dataset that is then whole."""
     make(source, folder)
     assert verify(open_place(folder), decode=True)[1] == []
-    rows = read_catalog_file((folder / "catalog.parquet").read_bytes())
+    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
     assert len({row.id for row in rows}) == len(rows)
     return {row.id: row for row in rows}
 
@@ -97,7 +98,7 @@ def test_whatever_else_a_folder_holds_it_costs_a_row_and_no_photo(
     assert rows["bin-images/caf\\xe9.jpg"].reason == "its name is not UTF-8"
     assert rows["metadata/caf\\xe9.json"].reason == "its name is not UTF-8"
     assert rows["caf\\xe9"].status == "sharded"
-    whole = read_catalog_file((shards / "catalog.parquet").read_bytes())
+    whole = parse_catalog((shards / "catalog.parquet").read_bytes())
     good = {row.id for row in whole if row.status == "sharded"}
     assert good == {row.id for row in rows.values() if row.status == "sharded"} - {"caf\\xe9"}
 
@@ -210,7 +211,7 @@ def test_whatever_else_a_bucket_on_s3_holds_it_costs_a_row_and_no_photo(
         assert rows[id_].status == "quarantined"
         assert re.search(reason, rows[id_].reason or ""), rows[id_]
     assert "bin-images/" not in rows, "an empty object that ends in a slash is a folder"
-    whole = read_catalog_file((shards / "catalog.parquet").read_bytes())
+    whole = parse_catalog((shards / "catalog.parquet").read_bytes())
     good = {row.id for row in whole if row.status == "sharded"}
     assert good == {row.id for row in rows.values() if row.status == "sharded"}
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.training.test_fit import settings
-from training.debugger.recorder import EVERY, MachineSampler, Monitor
+from training.debugger.recorder import EVERY, MachineSampler, Recorder
 from training.debugger.rules import RULES, Records, apply_rules
 from training.fit import fit
 
@@ -229,13 +229,13 @@ def test_a_dead_layer_and_its_gradients_are_recorded() -> None:
     torch.nn.init.constant_(dead.bias, -100)
     model = torch.nn.Sequential(dead, torch.nn.ReLU(), torch.nn.Linear(8, 2))
     records = Records()
-    monitor = Monitor(model, records, 0)
+    recorder = Recorder(model, records, 0)
     for number in range(EVERY + 1):
-        monitor.before_step(number)
+        recorder.before_step(number)
         model(torch.randn(16, 4)).sum().backward()
-        monitor.after_backward(model)
-    monitor.collect()
-    monitor.close()
+        recorder.after_backward(model)
+    recorder.collect()
+    recorder.close()
     assert records.activity == {"1": [0.0] * 8}
     assert [*records.gradients[0]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert len(records.gradients) == 2

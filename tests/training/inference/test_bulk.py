@@ -15,16 +15,17 @@ import pytest
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
-from bintally.loading.engine import make_engine
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
+from bintally.device import precision_type
+from bintally.errors import UsageError
+from bintally.loading.engines import make_engine
+from bintally.storage.opening import open_place
 from tests.conftest import REPOSITORY, Command, copy
 from tests.ray_nodes import ray_cluster
-from training.config import FitConfig, precision_type
+from training.config import FitConfig
 from training.evaluate import evaluate
 from training.fit import fit
 from training.inference import bulk
-from training.inference.bulk import Job, Photos, Shards, predict_bulk
+from training.inference.bulk import BulkJob, PlacePhotos, SplitPhotos, predict_bulk
 from training.launch.distributed import joined
 
 
@@ -50,8 +51,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "PART", 20)
 
 
-def job(checkpoint: Path, source: Shards | Photos) -> Job:
-    return Job(checkpoint, source, "cpu", "cpu", "auto")
+def job(checkpoint: Path, source: SplitPhotos | PlacePhotos) -> BulkJob:
+    return BulkJob(checkpoint, source, "cpu", "cpu", "auto")
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -64,7 +65,10 @@ def test_a_split_is_counted_as_evaluate_counts_it(
 ) -> None:
     output = tmp_path / "counts.parquet"
     samples = Samples(open_place(shards), read_dataset(open_place(shards)), "train")
-    assert predict_bulk(job(checkpoint, Shards(str(shards), "train")), output) == (len(samples), 0)
+    assert predict_bulk(job(checkpoint, SplitPhotos(str(shards), "train")), output) == (
+        len(samples),
+        0,
+    )
     model, preprocessing = read_checkpoint(checkpoint)[0].build()
     with joined("cpu") as process:
         evaluation = evaluate(
@@ -90,13 +94,13 @@ def test_a_split_is_counted_as_evaluate_counts_it(
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     checkpoint: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = job(checkpoint, Shards(str(shards), "train"))
+    source = job(checkpoint, SplitPhotos(str(shards), "train"))
     whole, output = tmp_path / "whole.parquet", tmp_path / "output.parquet"
     predict_bulk(source, whole)
     counted: list[int] = []
     real = bulk.count_part
 
-    def count_part(job: Job, begin: int, end: int) -> bytes:
+    def count_part(job: BulkJob, begin: int, end: int) -> bytes:
         if len(counted) == 2:
             raise KeyboardInterrupt
         counted.append(begin)
@@ -107,7 +111,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
         predict_bulk(source, output)
     assert not output.exists()
 
-    def count_rest(job: Job, begin: int, end: int) -> bytes:
+    def count_rest(job: BulkJob, begin: int, end: int) -> bytes:
         counted.append(begin)
         return real(job, begin, end)
 
@@ -121,10 +125,10 @@ def test_shards_on_s3_are_counted_with_a_cache_and_without(
     checkpoint: Path, shards: Path, tmp_path: Path, s3: str
 ) -> None:
     copy(open_place(shards), open_place(f"{s3}/shards"))
-    predict_bulk(job(checkpoint, Shards(str(shards), "test")), tmp_path / "folder.parquet")
+    predict_bulk(job(checkpoint, SplitPhotos(str(shards), "test")), tmp_path / "folder.parquet")
     for name, source in {
-        "s3": Shards(f"{s3}/shards", "test"),
-        "cached": Shards(f"{s3}/shards", "test", tmp_path / "cache"),
+        "s3": SplitPhotos(f"{s3}/shards", "test"),
+        "cached": SplitPhotos(f"{s3}/shards", "test", tmp_path / "cache"),
     }.items():
         predict_bulk(job(checkpoint, source), tmp_path / name)
         assert rows(tmp_path / name) == rows(tmp_path / "folder.parquet")
@@ -139,7 +143,7 @@ def test_a_folder_where_parts_would_go_is_kept(
         mine.parent.mkdir()
         mine.write_text("mine")
         with pytest.raises(UsageError, match="none of our parts"):
-            predict_bulk(job(checkpoint, Shards(str(shards), "test")), output)
+            predict_bulk(job(checkpoint, SplitPhotos(str(shards), "test")), output)
         assert mine.read_text() == "mine"
 
 
@@ -149,9 +153,9 @@ def test_parts_of_another_job_are_not_taken(
     output = tmp_path / "counts.parquet"
     monkeypatch.setattr(bulk, "_join", lambda *a: pytest.fail("as far as it came"))
     with pytest.raises(pytest.fail.Exception):
-        predict_bulk(job(checkpoint, Shards(str(shards), "test")), output)
+        predict_bulk(job(checkpoint, SplitPhotos(str(shards), "test")), output)
     monkeypatch.undo()
-    predict_bulk(job(checkpoint, Shards(str(shards), "validation")), output)
+    predict_bulk(job(checkpoint, SplitPhotos(str(shards), "validation")), output)
     ids = Samples(open_place(shards), read_dataset(open_place(shards)), "validation").ids
     assert [row["id"] for row in rows(output)] == ids
 
@@ -167,13 +171,13 @@ def test_a_place_of_photos_gives_a_row_for_each(
     open_place(folder).put("notes.txt", b"no photo either")
     copy(open_place(folder), open_place(f"{s3}/photos"))
     local, remote = tmp_path / "local.parquet", tmp_path / "remote.parquet"
-    photos, failed = predict_bulk(job(checkpoint, Photos(str(folder))), local)
+    photos, failed = predict_bulk(job(checkpoint, PlacePhotos(str(folder))), local)
     assert photos == 31
     found = {row["id"]: row for row in rows(local)}
     assert failed == sum(row["error"] is not None for row in found.values()) >= 1
     assert found["bad.jpg"]["count"] is None
     assert all((row["count"] is None) == (row["error"] is not None) for row in found.values())
-    predict_bulk(job(checkpoint, Photos(f"{s3}/photos")), remote)
+    predict_bulk(job(checkpoint, PlacePhotos(f"{s3}/photos")), remote)
     assert rows(remote) == rows(local)
 
 

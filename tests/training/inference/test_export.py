@@ -12,13 +12,13 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
-from bintally.loading.engine import make_engine
+from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 from tests.conftest import Command
 from tests.training.test_fit import settings
 from training.fit import fit
-from training.inference.export import Counter, export
+from training.inference.export import ExportedCounter, export
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,9 @@ def test_photos_are_stretched_as_the_engines_do(size: tuple[int, int]) -> None:
             return images.mean((2, 3))
 
     photos = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
-    Counter(Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2])(photos)
+    ExportedCounter(Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2])(
+        photos
+    )
     expected = torch.nn.functional.interpolate(
         photos.permute(0, 3, 1, 2), (64, 64), mode="bilinear", antialias=True
     )
@@ -79,7 +81,7 @@ def test_the_file_counts_what_the_model_counts(
 
 
 def test_the_count_is_no_class_index() -> None:
-    counter = Counter(
+    counter = ExportedCounter(
         CountNet(torch.nn.Flatten(), 12, 4, 3, "head", seed=0),
         Preprocessing(2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         [7, 8, 9],

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from bintally.errors import UsageError
 from bintally.loading.batches import Batch
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError
+from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bintally.terminal.command import UsageError
+from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.training.survival.test_survival import timeless
 from tests.training.test_fit import arguments, same_tensors, settings, torchrun

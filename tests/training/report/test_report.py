@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.html_page import Page
-from training.report.page import Example, render_report
+from training.report.page import Example, render_run_report
 
 
 def _epoch(epoch: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _render(**changes: Any) -> str:
         "evaluation": _evaluation(),
         "examples": _EXAMPLES,
     }
-    return render_report(**(arguments | changes))
+    return render_run_report(**(arguments | changes))
 
 
 @pytest.mark.parametrize("num_classes", [6, 112])

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from bintally.counting.checkpoint import checkpoint_bytes, parse_checkpoint, read_checkpoint
 from bintally.dataset.manifest import read_dataset
-from bintally.storage.lease import take_lease
-from bintally.storage.place import open_place
-from bintally.terminal.command import UsageError, WorkError
+from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place, take_lease
 from tests.conftest import contents, copy
 from tests.training.survival.test_survival import ALONE, be_terminated
 from tests.training.test_fit import settings

@@ -25,8 +25,10 @@ from bintally.counting.checkpoint import (
     parse_checkpoint,
     read_checkpoint,
 )
-from bintally.storage.place import Folder, Place, open_place
-from bintally.terminal.command import WorkError
+from bintally.errors import WorkError
+from bintally.storage.folder import Folder
+from bintally.storage.opening import open_place
+from bintally.storage.place import Place
 from tests.conftest import REPOSITORY
 from tests.training.test_fit import arguments, same_tensors, settings, torchrun
 from training.config import FitConfig

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.html_page import Page
-from tuning.report.page import render_report
+from tuning.report.page import render_search_report
 from tuning.report.scales import objective_scale, parameter_scale
 from tuning.results import Trial
 
@@ -111,7 +111,7 @@ def _render(
     **changes: Any,
 ) -> str:
     shares = {"lr": 0.6, "batch_size": 0.3, "epochs": 0.1} if importance is None else importance
-    return render_report(_search(trials, **changes), trials, space, importance=shares)
+    return render_search_report(_search(trials, **changes), trials, space, importance=shares)
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +312,6 @@ def test_untrusted_text_is_escaped() -> None:
 
 def test_same_input_gives_the_same_text() -> None:
     assert _render() == _render()
-    assert render_report(_search(TRIALS), TRIALS[::-1], SPACE, importance={}) == _render(
+    assert render_search_report(_search(TRIALS), TRIALS[::-1], SPACE, importance={}) == _render(
         importance={}
     )

@@ -1,0 +1,95 @@
+"""`catalog.parquet`: one row per object of the source, with what became of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["CatalogRow", "format_catalog", "parse_catalog"]
+
+
+@dataclass(slots=True)
+class CatalogRow:
+    """An object of the source: a photo and its metadata, or what there is of the two."""
+
+    id: str
+    count: int | None = None
+    """Items in the bin."""
+    group: str | None = None
+    """Neighbour group; photos of one group may show one bin."""
+    split: str | None = None
+    shard: str | None = None
+    """Path of the tar that holds it, below the dataset's place."""
+    position: int | None = None
+    """Which sample of that tar it is, from 0."""
+    bytes: int | None = None
+    """Size of the source's photo."""
+    width: int | None = None
+    """Pixels of the source's photo; known once it was decoded."""
+    height: int | None = None
+    skus: tuple[str, ...] | None = None
+    """The products in the bin."""
+    status: str = "sharded"
+    """`sharded`, `excluded`, `quarantined`, `orphan-image` or `orphan-metadata`."""
+    reason: str | None = None
+    """Why it is not in a shard, or what had to be done to its photo."""
+    crc32: int | None = None
+    """Of the sample in its tar, headers and padding included: `verify` finds damage by it."""
+
+    def put_aside(self, status: str, reason: str) -> None:
+        """Marks the row as one that is in no shard."""
+        self.status, self.reason = status, reason
+        self.split = self.shard = self.position = None
+
+
+def format_catalog(rows: Sequence[CatalogRow]) -> bytes:
+    """The bytes of `catalog.parquet`: equal rows, equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(CatalogRow)}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def parse_catalog(data: bytes) -> list[CatalogRow]:
+    """The rows of a `catalog.parquet`."""
+    import pyarrow.parquet as pq
+
+    rows = []
+    # Batch by batch: all of ABID as Python's dicts at once would take a gigabyte.
+    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(10_000):
+        for value in batch.to_pylist():
+            row = CatalogRow(**value)
+            row.skus = None if row.skus is None else tuple(row.skus)
+            rows.append(row)
+    return rows
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("count", pa.int32()),
+            ("group", pa.string()),
+            ("split", names),
+            ("shard", names),
+            ("position", pa.int32()),
+            ("bytes", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("skus", pa.list_(pa.string())),
+            ("status", names),
+            ("reason", pa.string()),
+            ("crc32", pa.uint32()),
+        ]
+    )
