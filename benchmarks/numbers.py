@@ -16,7 +16,7 @@ from typing import Any
 
 from bintally.errors import WorkError
 
-__all__ = ["HARDWARE", "RESULTS", "Numbers", "UnknownNumber", "duration", "form", "read_numbers"]
+__all__ = ["HARDWARE", "RESULTS", "Numbers", "UnknownNumber", "duration", "form", "read_results"]
 
 RESULTS = Path(__file__).parent / "results"
 HARDWARE = "2-core-amd-epyc"
@@ -112,10 +112,8 @@ def duration(seconds: float) -> str:
     raise AssertionError("unreachable: every duration has seconds")
 
 
-def read_numbers(results: Path = RESULTS, hardware: str = HARDWARE) -> Numbers:
-    """All that lies in the results of some hardware, what is published, and the model's."""
-    from benchmarks.scaling import tabulate
-
+def read_results(results: Path, hardware: str) -> dict[str, Any]:
+    """The JSON files of some hardware's results, and what is published, by their names."""
     paths = [results / f"{PUBLISHED}.json", *sorted((results / hardware).glob("*.json"))]
     paths += (results / GPU).glob("gpu.json")
     files: dict[str, Any] = {}
@@ -124,4 +122,4 @@ def read_numbers(results: Path = RESULTS, hardware: str = HARDWARE) -> Numbers:
             files[path.stem] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise WorkError(f"{path}: cannot be read ({error})") from error
-    return Numbers({**files, "scaling": tabulate(Numbers(files))})
+    return files

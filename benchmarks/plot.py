@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Spread
     from benchmarks.results import Report
 
-__all__ = ["write_plot"]
+__all__ = ["publish", "write_plot"]
 
 PAPER, INK, MUTED, LINE = "#fdfcf9", "#1d1a16", "#696157", "#d9d1c3"
 AMBER, GREY = "#d99100", "#b9b2a6"
@@ -25,6 +25,15 @@ STYLE = {
     "font.size": 9,
     "svg.hashsalt": "bintally",  # the same input, the same file
 }
+
+
+def publish(report: Report, folder: Path) -> int:
+    """Writes JSON, Markdown and plot, and prints the table; 1 where something failed."""
+    report.write(folder)
+    write_plot(report.drawn, folder)
+    print(report.summary())
+    print(folder / f"{report.name}.md")
+    return int(report.failed)
 
 
 def write_plot(report: Report, folder: Path) -> None:

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.numbers import HARDWARE, RESULTS, Numbers, UnknownNumber, form, read_numbers
+from benchmarks.numbers import HARDWARE, RESULTS, Numbers, UnknownNumber, form
 from benchmarks.page import PAGE, page
-from benchmarks.scaling import to_markdown
+from benchmarks.scaling import read_numbers, to_markdown
 from bintally.storage.folder import write_atomically
 from bintally.terminal.progress import say
 

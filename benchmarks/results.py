@@ -67,16 +67,6 @@ class Report:
         """Whether something went wrong."""
         return any(result.error for result in self.results)
 
-    def publish(self, folder: Path) -> int:
-        """Writes JSON, Markdown and plot, and prints the table; 1 where something failed."""
-        from benchmarks.plot import write_plot
-
-        self.write(folder)
-        write_plot(self.drawn, folder)
-        print(self.summary())
-        print(folder / f"{self.name}.md")
-        return int(self.failed)
-
     def write(self, folder: Path) -> None:
         """Writes the JSON and the Markdown."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.numbers import Numbers
+from benchmarks.numbers import HARDWARE, RESULTS, Numbers, duration, read_results
 
 __all__ = [
     "SCENARIOS",
@@ -24,6 +24,7 @@ __all__ = [
     "Time",
     "check",
     "epoch",
+    "read_numbers",
     "rows",
     "run",
     "sharding",
@@ -234,8 +235,6 @@ def rows(numbers: Numbers) -> list[dict[str, Any]]:
 
 def to_markdown(numbers: Numbers) -> str:
     """The table, in which each time stands beside what decides it."""
-    from benchmarks.numbers import duration
-
     lines = [
         "| photos | machines × cores | GPUs | network, each | S3 partitions | shards in | "
         "bound by | an epoch in | bound by |",
@@ -311,10 +310,14 @@ def check(numbers: Numbers) -> list[Check]:
     return checks
 
 
+def read_numbers(results: Path = RESULTS, hardware: str = HARDWARE) -> Numbers:
+    """All that lies in the results of some hardware, what is published, and the model's."""
+    files = read_results(results, hardware)
+    return Numbers({**files, "scaling": tabulate(Numbers(files))})
+
+
 def run() -> int:
     """Prints the table, the checks and the constants' sources; 1 where a check is too far off."""
-    from benchmarks.numbers import read_numbers
-
     numbers = read_numbers()
     checks = check(numbers)
     print(to_markdown(numbers))

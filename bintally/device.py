@@ -1,15 +1,30 @@
-"""The device that a model runs on, and the precision it computes in."""
+"""The device that a process computes on, and in which precision."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bintally.options import PrecisionName
+from bintally.errors import UsageError
+from bintally.options import DeviceName, PrecisionName
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["precision_type"]
+__all__ = ["find_device", "precision_type"]
+
+
+def find_device(name: DeviceName, local_rank: int = 0) -> torch.device:
+    """A process's device: for `auto`, its GPU where there is one.
+
+    Raises `UsageError` for `cuda` where there is none.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no GPU here")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device("cpu")
 
 
 def precision_type(name: PrecisionName, device: torch.device) -> torch.dtype:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["DeviceName", "EngineName", "OnBadSample", "PrecisionName", "Trainable"]
+__all__ = ["Augmentation", "DeviceName", "EngineName", "OnBadSample", "PrecisionName", "Trainable"]
 
+Augmentation = Literal["flip", "none"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["auto", "dali", "cpu"]
 OnBadSample = Literal["stop", "skip"]

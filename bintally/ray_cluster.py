@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import socket
 import tempfile
+from pathlib import Path
+from typing import Any
 
 from bintally.errors import UsageError, WorkError
 from bintally.machine import socket_folder
 
-__all__ = ["connect", "keep_to_ourselves", "prepare_ray"]
+__all__ = ["connect"]
+
+HOME = Path(__file__).resolve().parent.parent
+"""Where this project's packages lie."""
 
 
-def prepare_ray() -> None:
-    """Has a Ray that starts on this machine keep its sockets where their names are short enough; to
-    be called before Ray is imported."""
+def connect(address: str, **options: Any) -> None:
+    """Connects this process to the cluster; `UsageError` if there is none at `address`, `WorkError`
+    if one of this machine alone (`local`), with `options` of `ray.init`, does not start."""
     if socket_folder() != tempfile.gettempdir():
         os.environ.setdefault("RAY_TMPDIR", socket_folder())
-
-
-def keep_to_ourselves() -> None:
-    """Has a Ray that starts on this machine obey this process and its children alone; to be called
-    before Ray is imported.
-
-    Ray listens on every interface, for whoever may run code in it. Its own way is a token that all
-    of a user's processes share, in a home that has to be there.
-    """
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def connect(address: str) -> None:
-    """Connects this process to the cluster; `UsageError` if there is none at `address`, `WorkError`
-    if one of this machine alone (`local`) does not start."""
-    prepare_ray()
-    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
-        keep_to_ourselves()
+    if address == "local":
+        # Ray listens on every interface, for whoever may run code in it. Its own way is a token
+        # that all of a user's processes share, in a home that has to be there.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
     nobody = f"--ray {address}: no Ray cluster answers there"
@@ -49,7 +41,10 @@ def connect(address: str) -> None:
     except OSError as error:
         raise UsageError(f"{nobody}: {error}") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        # Its workers look for modules in the folder where this is called, before all others; the
+        # user's may have packages that are called as ours.
+        with contextlib.chdir(HOME):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises a bare one where its processes do not start.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if address == "local":

@@ -1,4 +1,4 @@
-"""The command of stage 4: `python -m serving --checkpoint FILE`."""
+"""The command of stage 4: `bintally serve --checkpoint FILE`, or `python -m serving …`."""
 
 from __future__ import annotations
 
@@ -24,5 +24,7 @@ class Serve(ServeConfig):
         return 0
 
 
+COMMANDS = Serve
+
 if __name__ == "__main__":
-    sys.exit(main(Serve, prog="python -m serving", description=Serve.__doc__ or ""))
+    sys.exit(main(COMMANDS, sys.argv[1:], prog="python -m serving"))

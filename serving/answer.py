@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.counting.decision import Scores, summarize_row
+from bintally.counting.decision import Answer, Scores, decide
 
 __all__ = ["SURE", "Counted", "check_quantity", "make_answer"]
 
@@ -28,19 +28,16 @@ SURE = 0.8
 
 
 def make_answer(
-    probabilities: Sequence[float], classes: Sequence[int], expected_quantity: int | None
+    probabilities: list[float], classes: Sequence[int], expected_quantity: int | None
 ) -> dict[str, Any]:
-    """What `summarize_row` says; with a quantity to compare with, `check_quantity`, too."""
-    answer = summarize_row(probabilities, classes)
-    if expected_quantity is not None:
-        by_count = dict(zip(classes, probabilities, strict=True))
-        answer |= check_quantity(by_count, answer["count"], expected_quantity)
-    return answer
+    """What `Answer` holds; with a quantity to compare with, what `check_quantity` says, too."""
+    answer = decide(probabilities, classes)
+    if expected_quantity is None:
+        return answer.to_dict()
+    return answer.to_dict() | check_quantity(answer, expected_quantity)
 
 
-def check_quantity(
-    by_count: dict[int, float], count: int, expected_quantity: int
-) -> dict[str, Any]:
+def check_quantity(answer: Answer, expected_quantity: int) -> dict[str, Any]:
     """Is the quantity that inventory expects what the photo shows?
 
     `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability
@@ -49,10 +46,10 @@ def check_quantity(
     None then.
     """
     judged: dict[str, Any] = {"expected_quantity": expected_quantity}
-    if expected_quantity not in by_count:
+    if expected_quantity not in answer.probabilities:
         return judged | {"matches": None, "verdict": "unsure", "verdict_confidence": None}
-    matches = count == expected_quantity
-    probability = by_count[expected_quantity]
+    matches = answer.count == expected_quantity
+    probability = answer.probabilities[expected_quantity]
     # Rounding may leave a sum of probabilities a hair away from one.
     confidence = probability if matches else max(0.0, 1.0 - probability)
     verdict = ("match" if matches else "mismatch") if confidence >= SURE else "unsure"

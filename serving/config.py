@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Settings of `python -m serving`."""
+    """Settings of `bintally serve`."""
 
     checkpoint: Path
     """best.pt or last.pt of a run. When the file is replaced, the new one is taken in."""

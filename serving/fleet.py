@@ -16,7 +16,7 @@ from typing import Any
 
 from bintally.errors import WorkError
 from bintally.machine import num_cores
-from bintally.ray_cluster import keep_to_ourselves, prepare_ray
+from bintally.ray_cluster import connect
 from serving.answer import Counted
 from serving.config import ServeConfig
 from serving.replica import Replica, ReplicaConfig
@@ -76,11 +76,12 @@ class Fleet:
 
     def start_ray(self) -> Shape:
         """Starts Ray's processes, and Ray Serve in them, in some seconds; what is to run there."""
-        keep_to_ourselves()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        prepare_ray()
         # Ray's default is 15, below whatever else a machine does. Counting is what this one is for.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # How many replicas there are is ours to say; Ray need not ration cores.
+        options = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
+        connect("local", include_dashboard=False, **options)
         import ray
         from ray import serve
         from ray.exceptions import RayActorError
@@ -89,22 +90,12 @@ class Fleet:
         logging.getLogger("asyncio").addFilter(
             lambda said: not (said.exc_info and isinstance(said.exc_info[1], RayActorError))
         )
+        # What Ray Serve tells on its way is of no use to the user, and starts with INFO.
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            ray.init(
-                address="local",
-                # How many replicas there are is ours to say; Ray need not ration cores.
-                num_cpus=1,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-            # What Ray Serve tells on its way is of no use to the user, and starts with INFO.
-            logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(proxy_location="Disabled")
         except Exception as error:  # Ray raises a bare one where its processes die at the start.
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise WorkError(f"Ray does not start on this machine: {reason}") from error
+            raise WorkError(f"Ray Serve does not start on this machine: {error}") from error
         return Shape.of(self._config, num_cores(), int(ray.cluster_resources().get("GPU", 0)))
 
     def deploy(self, shape: Shape) -> None:

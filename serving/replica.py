@@ -44,7 +44,6 @@ class Replica:
 
         torch.set_num_threads(config.threads)
         self._config = config
-        self._device = torch.device("cuda" if config.gpu else "cpu")
         self._decoding, self._computing = asyncio.Lock(), asyncio.Lock()
         self._counter = self._load()
         self._loading: asyncio.Task[None] | None = None
@@ -57,7 +56,7 @@ class Replica:
         folder = Path(config.releases)
         return Counter(
             folder / current(folder).file,
-            device=self._device,
+            device="cuda" if config.gpu else "cpu",
             engine=config.engine,
             precision=config.precision,
             batch_size=config.batch_size,

@@ -1,1 +1,1 @@
-"""Stage 1: a bucket of bin photos becomes WebDataset shards. `python -m sharding --help`."""
+"""Stage 1: a bucket of bin photos becomes WebDataset shards."""

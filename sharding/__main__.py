@@ -1,4 +1,4 @@
-"""The commands of stage 1: `python -m sharding synthesize|build|verify|report`."""
+"""The commands of stage 1: `bintally synthesize|build|verify|report`, or `python -m sharding …`."""
 
 from __future__ import annotations
 
@@ -171,10 +171,13 @@ class Report:
         return 0
 
 
+COMMANDS = Synthesize | Build | Verify | Report
+
 if __name__ == "__main__":
     sys.exit(
         main(
-            Synthesize | Build | Verify | Report,
+            COMMANDS,
+            sys.argv[1:],
             prog="python -m sharding",
             description="Stage 1: a bucket of bin photos becomes shards.",
         )

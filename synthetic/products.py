@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from synthetic.render import Band, Frame, Item, Scene
+    from synthetic.render import Band, CameraFrame, PlacedItem, Scene
     from synthetic.sprites import Box, Colour, Kind, Look
 
 __all__ = ["Bin", "Product", "bin_metadata", "invent_bin", "invent_product", "photographed"]
@@ -156,7 +156,7 @@ def photographed(shelf: Bin, state: int, rng: "np.random.Generator") -> "Scene":
     """Return what the bin's photo number `state` shows: camera and light are never the same."""
     scene = shelf.scene
 
-    def nudged(item: "Item") -> "Item":
+    def nudged(item: "PlacedItem") -> "PlacedItem":
         return replace(
             item,
             x=item.x + rng.normal(0, 1.5) / scene.width,
@@ -255,11 +255,11 @@ def _scene(products: Sequence[Product], rng: "np.random.Generator") -> "Scene":
     )
 
 
-def _frame(rng: "np.random.Generator") -> "Frame":
-    from synthetic.render import Frame
+def _frame(rng: "np.random.Generator") -> "CameraFrame":
+    from synthetic.render import CameraFrame
 
     top = rng.uniform(0.04, 0.1)
-    return Frame(
+    return CameraFrame(
         left=rng.uniform(0.0, 0.04),
         top=top,
         right=rng.uniform(0.96, 1.0),
@@ -268,7 +268,7 @@ def _frame(rng: "np.random.Generator") -> "Frame":
     )
 
 
-def _bands(frame: "Frame", rng: "np.random.Generator") -> "tuple[Band, ...]":
+def _bands(frame: "CameraFrame", rng: "np.random.Generator") -> "tuple[Band, ...]":
     from synthetic.render import Band
 
     deep = frame.bottom - frame.top
@@ -287,16 +287,16 @@ def _bands(frame: "Frame", rng: "np.random.Generator") -> "tuple[Band, ...]":
 
 def _arranged(
     products: Sequence[Product],
-    frame: "Frame",
+    frame: "CameraFrame",
     width: int,
     height: int,
     rng: "np.random.Generator",
-) -> "tuple[Item, ...]":
+) -> "tuple[PlacedItem, ...]":
     """Return the items at random places, mostly apart, now and then one partly behind another."""
-    from synthetic.render import Item
+    from synthetic.render import PlacedItem
 
     unit = (width * height) ** 0.5
-    items: list[Item] = []
+    items: list[PlacedItem] = []
     boxes: list[Box] = []
     for product in products:
         look = product.look
@@ -319,7 +319,7 @@ def _arranged(
                 best = box
                 break
         boxes.append(best)
-        items.append(Item(look, (best[0] + best[2]) / 2, (best[1] + best[3]) / 2, angle))
+        items.append(PlacedItem(look, (best[0] + best[2]) / 2, (best[1] + best[3]) / 2, angle))
     return tuple(items)
 
 

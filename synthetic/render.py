@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from synthetic.sprites import INK, PAPER, Colour, Look, draw_sprite, font, shade
+from synthetic.sprites import LABEL_INK, LABEL_PAPER, Colour, Look, draw_sprite, font, shade
 
-__all__ = ["Band", "Frame", "Item", "Light", "Scene", "render_bin"]
+__all__ = ["Band", "CameraFrame", "Light", "PlacedItem", "Scene", "render_bin"]
 
 Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Item:
+class PlacedItem:
     """One item in the bin; ``x`` and ``y`` of its centre are fractions of the photo."""
 
     look: Look
@@ -30,7 +30,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Frame:
+class CameraFrame:
     """The opening of the bin between walls and flaps, in fractions of the photo."""
 
     left: float
@@ -68,8 +68,8 @@ class Scene:
 
     width: int
     height: int
-    frame: Frame
-    items: tuple[Item, ...]
+    frame: CameraFrame
+    items: tuple[PlacedItem, ...]
     bands: tuple[Band, ...]
     fabric: Colour
     label: str
@@ -177,13 +177,15 @@ def _draw_label(
     draw = ImageDraw.Draw(photo)
     draw.rectangle((x - 4, y - 3, x + 2.6 * tall + 4, y + tall + 3), fill=(214, 204, 150))
     draw.rectangle((x, y, x + 2.6 * tall, y + tall), fill=scene.label_colour)
-    draw.rectangle((x + 0.1 * tall, y + 0.1 * tall, x + 1.4 * tall, y + 0.9 * tall), fill=PAPER)
+    draw.rectangle(
+        (x + 0.1 * tall, y + 0.1 * tall, x + 1.4 * tall, y + 0.9 * tall), fill=LABEL_PAPER
+    )
     letters = font(max(8, round(0.7 * tall)))
-    draw.text((x + 0.58 * tall, y + tall / 2), scene.label, INK, letters, anchor="mm")
+    draw.text((x + 0.58 * tall, y + tall / 2), scene.label, LABEL_INK, letters, anchor="mm")
     shaft = x + 1.2 * tall
-    draw.line((shaft, y + 0.3 * tall, shaft, y + 0.75 * tall), fill=INK, width=2)
+    draw.line((shaft, y + 0.3 * tall, shaft, y + 0.75 * tall), fill=LABEL_INK, width=2)
     tip = [(shaft, y + 0.2 * tall), (shaft - 0.1 * tall, y + 0.4 * tall)]
-    draw.polygon([*tip, (shaft + 0.1 * tall, y + 0.4 * tall)], fill=INK)
+    draw.polygon([*tip, (shaft + 0.1 * tall, y + 0.4 * tall)], fill=LABEL_INK)
     modules = rng.integers(0, 2, (11, 11), dtype=np.uint8) * 190 + 30
     side = max(6, round(0.8 * tall))
     code = Image.fromarray(modules).resize((side, side), Image.Resampling.NEAREST)
@@ -193,7 +195,7 @@ def _draw_label(
 # The items
 
 
-def _place(photo: Image.Image, item: Item, scene: Scene) -> None:
+def _place(photo: Image.Image, item: PlacedItem, scene: Scene) -> None:
     unit = (scene.width * scene.height) ** 0.5
     upright = draw_sprite(item.look, unit)
     sprite = upright.rotate(item.angle, Image.Resampling.BICUBIC, expand=True)

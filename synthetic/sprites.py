@@ -7,15 +7,25 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["INK", "PAPER", "Box", "Colour", "Kind", "Look", "draw_sprite", "font", "shade"]
+__all__ = [
+    "LABEL_INK",
+    "LABEL_PAPER",
+    "Box",
+    "Colour",
+    "Kind",
+    "Look",
+    "draw_sprite",
+    "font",
+    "shade",
+]
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 Kind = Literal["box", "book", "bottle", "bag", "tube"]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-PAPER: Colour = (232, 230, 224)
-INK: Colour = (38, 36, 40)
+LABEL_PAPER: Colour = (232, 230, 224)
+LABEL_INK: Colour = (38, 36, 40)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def draw_sprite(look: Look, unit: float) -> Image.Image:
 def _draw_word(draw: ImageDraw.ImageDraw, look: Look, x: float, y: float, room: float) -> None:
     size = max(7, round(1.5 * room / max(4, len(look.word))))
     light = sum(look.accent) > 380
-    draw.text((x, y), look.word, INK if light else PAPER, font(size), anchor="mm")
+    draw.text((x, y), look.word, LABEL_INK if light else LABEL_PAPER, font(size), anchor="mm")
 
 
 def _draw_box(
@@ -98,7 +108,7 @@ def _draw_book(draw: ImageDraw.ImageDraw, look: Look, front: Box) -> None:
     wide, high = right - left, bottom - top
     draw.rectangle(front, fill=look.colour, outline=shade(look.colour, 0.3))
     draw.rectangle((left, top, left + 0.13 * wide, bottom), fill=shade(look.colour, 0.6))
-    draw.rectangle((left + 1, bottom - 0.06 * high, right - 1, bottom - 1), fill=PAPER)
+    draw.rectangle((left + 1, bottom - 0.06 * high, right - 1, bottom - 1), fill=LABEL_PAPER)
     panel = (left + 0.2 * wide, top + 0.1 * high, right - 0.08 * wide, top + 0.38 * high)
     draw.rectangle(panel, fill=look.accent)
     _draw_word(draw, look, left + 0.56 * wide, top + 0.24 * high, 0.68 * wide)
@@ -161,9 +171,9 @@ def _draw_sticker(draw: ImageDraw.ImageDraw, front: Box, rng: np.random.Generato
     wide, high = 0.5 * (right - left), 0.22 * (bottom - top)
     x = left + rng.uniform(0.2, 0.8) * (right - left - wide)
     y = top + rng.uniform(0.62, 0.7) * (bottom - top)
-    draw.rectangle((x, y, x + wide, y + high), fill=PAPER)
+    draw.rectangle((x, y, x + wide, y + high), fill=LABEL_PAPER)
     bars = np.flatnonzero(rng.random(max(1, int(0.84 * wide))) < 0.5)
     for bar in bars.tolist():
         at = x + 0.08 * wide + bar
-        draw.line((at, y + 0.15 * high, at, y + 0.6 * high), fill=INK)
-    draw.line((x + 0.1 * wide, y + 0.8 * high, x + 0.8 * wide, y + 0.8 * high), fill=INK)
+        draw.line((at, y + 0.15 * high, at, y + 0.6 * high), fill=LABEL_INK)
+    draw.line((x + 0.1 * wide, y + 0.8 * high, x + 0.8 * wide, y + 0.8 * high), fill=LABEL_INK)

@@ -1,1 +1,1 @@
-"""Stage 2: shards become a model that counts. `python -m training --help`."""
+"""Stage 2: shards become a model that counts."""

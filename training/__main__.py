@@ -1,10 +1,11 @@
-"""The commands of stage 2: `python -m training fit|evaluate|predict|export`."""
+"""The commands of stage 2: `bintally fit|evaluate|predict|export`, or `python -m training …`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ CheckpointFile = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 class Fit(FitConfig):
     """Train a model on shards.
 
-    On several GPUs: torchrun --nproc-per-node=8 -m -- training fit … (without the two dashes,
+    On several GPUs: torchrun --nproc-per-node=8 -m -- bintally fit … (without the two dashes,
     torchrun takes --run for an option of its own). A CPU will do for a try with --backbone
     resnet18 --weights none --image-size 96.
     """
@@ -37,6 +38,7 @@ class Fit(FitConfig):
     """Processes on the Ray cluster; each takes a GPU where there are any."""
 
     def execute(self) -> int:
+        end_with_launcher()
         config = FitConfig(**{f.name: getattr(self, f.name) for f in fields(FitConfig)})
         if self.ray is not None:
             from training.launch.ray_train import fit_on_ray
@@ -59,7 +61,7 @@ class Evaluate:
     checkpoint: CheckpointFile
     """best.pt or last.pt of a run."""
     shards: str
-    """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
+    """The dataset that `bintally build` made: a folder, or s3://BUCKET/PREFIX."""
     split: Literal["train", "validation", "test"] = "test"
     cache: Path | None = None
     """Folder to which shards on S3 are brought."""
@@ -79,6 +81,8 @@ class Evaluate:
 
     def execute(self) -> int:
         from bintally.dataset.shard_cache import shard_cache
+
+        end_with_launcher()
         from training.inference.measure import measure
         from training.report.results import REPORT
 
@@ -122,9 +126,9 @@ def _print_summary(summary: dict[str, Any]) -> None:
 class Predict:
     """Count the items in photos: a line of JSON for each, or a Parquet file of many.
 
-    python -m training predict --checkpoint best.pt photo.jpg …
-    python -m training predict --checkpoint best.pt --shards DEST --split test --output FILE.parquet
-    python -m training predict --checkpoint best.pt --photos PLACE --output FILE.parquet
+    bintally predict --checkpoint best.pt photo.jpg …
+    bintally predict --checkpoint best.pt --shards DEST --split test --output FILE.parquet
+    bintally predict --checkpoint best.pt --photos PLACE --output FILE.parquet
 
     The latter two go on where they were interrupted.
     """
@@ -134,7 +138,7 @@ class Predict:
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")] = ()
     """Photos (JPEG)."""
     shards: str | None = None
-    """A dataset, of which a split is counted: a folder that `python -m sharding build` made."""
+    """A dataset, of which a split is counted: a folder that `bintally build` made."""
     split: Literal["train", "validation", "test"] = "test"
     photos: str | None = None
     """A folder, or s3://bucket/prefix, all JPEGs of which are counted."""
@@ -210,14 +214,21 @@ class Export:
         return 0
 
 
+COMMANDS = Fit | Evaluate | Predict | Export
+
+
+def rewrite(words: Sequence[str]) -> Sequence[str]:
+    """What a job's hyperparameters and a preset stand for, as flags; the former may name one."""
+    return with_preset(with_job(words, os.environ))
+
+
 if __name__ == "__main__":
-    end_with_launcher()
     sys.exit(
         main(
-            Fit | Evaluate | Predict | Export,
+            COMMANDS,
+            sys.argv[1:],
             prog="python -m training",
             description="Stage 2: shards become a model that counts.",
-            # A job's hyperparameters may name a preset, too.
-            rewrite=lambda words: with_preset(with_job(words, os.environ)),
+            rewrite=rewrite,
         )
     )

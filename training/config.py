@@ -48,7 +48,7 @@ class FitConfig:
     """Settings of `fit`."""
 
     shards: str
-    """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
+    """The dataset that `bintally build` made: a folder, or s3://BUCKET/PREFIX."""
     run: Path
     """Folder of this run: checkpoints, metrics, report."""
     resume: bool = False

@@ -21,7 +21,7 @@ from training.survival.interruption import Survival, Terminated, termination
 from training.survival.run_lease import hold
 from training.trainer import OnEpoch, Trainer
 
-__all__ = ["Fitted", "OnEpoch", "fit"]
+__all__ = ["Fitted", "fit"]
 
 ASKED_WITHIN_S = 10.0
 """All processes of a job that is to end are asked to, one after the other, within this time."""

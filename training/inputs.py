@@ -11,8 +11,9 @@ from torch import nn
 
 from bintally.counting.model import CountNet
 from bintally.dataset.samples import Samples
-from bintally.loading.batches import Batch, TrainingLoader
+from bintally.loading.batches import Batch
 from bintally.loading.engine import Engine
+from bintally.loading.loader import EpochLoader
 from bintally.loading.order import TrainingOrder, evaluation_batches, flips
 from training.config import FitConfig
 from training.evaluate import Evaluation, evaluate, evaluate_batches
@@ -64,7 +65,7 @@ class PhotoInputs:
         precision: torch.dtype,
     ) -> None:
         self.order = order
-        self.loader = TrainingLoader(train, classes, engine, order, config.on_bad_sample)
+        self.loader = EpochLoader(train, classes, engine, order, config.on_bad_sample)
         self._validation = validation
         self._left_out: set[int] | None = set() if config.on_bad_sample == "skip" else None
         self._classes, self._engine, self._process = classes, engine, process
@@ -175,9 +176,7 @@ class FeatureInputs:
     ) -> Batch:
         device = self._process.device
         return Batch(
-            indices,
-            values.to(device, non_blocking=True),
-            labels.to(device, non_blocking=True),
+            values.to(device, non_blocking=True), labels.to(device, non_blocking=True), indices
         )
 
 

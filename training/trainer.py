@@ -30,7 +30,15 @@ from training.launch.distributed import Process
 from training.loop import Callback, Loop, Position, Step
 from training.metrics import most_frequent_count
 from training.report.history import epoch_line, history_bytes, read_history
-from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES, write_results
+from training.report.results import (
+    BEST,
+    EVALUATION,
+    LAST,
+    METRICS,
+    REPORT,
+    RULES_FILE,
+    write_results,
+)
 from training.survival.checkpoint_writer import CheckpointWriter
 from training.survival.interruption import Diverged, LossDiverged, Survival, Terminated
 from training.survival.resumption import describe_last, find_earlier, read_together
@@ -243,7 +251,7 @@ class Trainer(Callback):
         loop.stopped = loop.stopped or self.process.share(reason)
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
-        self._write(METRICS, RULES, *([BEST, LAST] if better else [LAST]))
+        self._write(METRICS, RULES_FILE, *([BEST, LAST] if better else [LAST]))
         if self.on_epoch is not None:
             self.writer.flush()
             self.on_epoch(line)
@@ -347,5 +355,5 @@ class Trainer(Callback):
             preprocessing=self.preprocessing.to_dict(),
             stopped=loop.stopped,
         )
-        texts = {METRICS: history_bytes(position.history), RULES: self.debugger.rules_json()}
+        texts = {METRICS: history_bytes(position.history), RULES_FILE: self.debugger.rules_json()}
         self.writer.submit({name: texts.get(name, checkpoint) for name in names})

@@ -1,4 +1,4 @@
-"""The commands of stage 3: `python -m tuning search|submit`."""
+"""The commands of stage 3: `bintally search|submit`, or `python -m tuning …`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Search(SearchConfig):
 class Submit:
     """Run `search …` on a Ray cluster, through its job API.
 
-    python -m tuning submit --address http://HEAD:8265 -- search --shards s3://… --output …
+    bintally submit --address http://HEAD:8265 -- search --shards s3://… --output …
 
     The code travels with the job; data, credentials and the rest of this folder do not. Its log is
     shown here, and its exit code is this command's. Ctrl-C leaves the job alone.
@@ -90,10 +90,13 @@ class Submit:
         )
 
 
+COMMANDS = Search | Submit
+
 if __name__ == "__main__":
     sys.exit(
         main(
-            Search | Submit,
+            COMMANDS,
+            sys.argv[1:],
             prog="python -m tuning",
             description="Stage 3: many trainings, one winner.",
         )

@@ -23,7 +23,7 @@ class SearchConfig:
     """Settings of `search`."""
 
     shards: str
-    """The dataset that `python -m sharding build` made: a folder, or s3://BUCKET/PREFIX."""
+    """The dataset that `bintally build` made: a folder, or s3://BUCKET/PREFIX."""
     output: Path
     """Folder of this search: its trials, the winner, results.csv, best.json, report.html."""
     resume: bool = False

@@ -48,9 +48,7 @@ def submit(
         if requirements is not None:
             runtime["pip"] = str(requirements)
         job = _send(client, address, _entrypoint(words), runtime)
-    print(
-        f"job {job}: python -m tuning submit --address {address} --stop {job} ends it", flush=True
-    )
+    print(f"job {job}: bintally submit --address {address} --stop {job} ends it", flush=True)
     try:
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from benchmarks.loader.contestants import (
 from benchmarks.loader.limit import limit
 from benchmarks.loader.peers import PEERS
 from benchmarks.measure import Contestant, take_turns
+from benchmarks.plot import publish
 from benchmarks.results import Metric, Report, results_folder
 from bintally.errors import UsageError
 from bintally.terminal.progress import say
@@ -103,7 +104,7 @@ def run(
             environment=environment,
             results=results,
         )
-    return report.publish(folder)
+    return publish(report, folder)
 
 
 def _check(shards: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.environment import REPOSITORY, read_environment
 from benchmarks.measure import Contestant, Measurement, family_memory_mib, take_turns
+from benchmarks.plot import publish
 from benchmarks.results import Metric, Report, results_folder
 from benchmarks.serving.load import drive
 from bintally.errors import WorkError
@@ -126,7 +127,7 @@ def run(*, quick: bool, output: Path | None, checkpoint: Path | None) -> int:
         environment=environment,
         results=results,
     )
-    return report.publish(folder)
+    return publish(report, folder)
 
 
 def _render(folder: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, Result, Role, take_turns
+from benchmarks.plot import publish
 from benchmarks.results import NOTHING, Metric, Report, results_folder
 from benchmarks.sharding.buckets import NUM_FEW, prepare, render
 from benchmarks.sharding.contestants import (
@@ -155,7 +156,7 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             distant=distant,
             planned=planned,
         )
-    return report.publish(folder)
+    return publish(report, folder)
 
 
 def _drop_unmeasured(result: Result) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, take_turns
+from benchmarks.plot import publish
 from benchmarks.results import Metric, Report, results_folder
 from benchmarks.training.contestants import (
     WARMUP_STEPS,
@@ -93,7 +94,7 @@ def run(
         environment=environment,
         results=results,
     )
-    return report.publish(folder)
+    return publish(report, folder)
 
 
 def _contestants(workload: Workload) -> list[Contestant]:

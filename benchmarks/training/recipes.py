@@ -100,6 +100,4 @@ class Recipes:
 METRICS = ("accuracy", "rmse", "loss")
 
 if __name__ == "__main__":
-    sys.exit(
-        main(Recipes, prog="python -m benchmarks.training.recipes", description="Compares recipes.")
-    )
+    sys.exit(main(Recipes, sys.argv[1:], prog="python -m benchmarks.training.recipes"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.environment import read_environment
 from benchmarks.measure import Contestant, Measurement, take_turns
+from benchmarks.plot import publish
 from benchmarks.results import Metric, Report, results_folder
 from benchmarks.training.benchmark import render, unpack
 from benchmarks.tuning.plain import plain
@@ -112,7 +113,7 @@ def run(*, quick: bool, output: Path | None, shards: str | None, weights: str) -
         environment=environment,
         results=results,
     )
-    return report.publish(folder)
+    return publish(report, folder)
 
 
 def _ours(size: Size, scratch: Path, shards: str, weights: str, epochs: Path) -> Measurement:

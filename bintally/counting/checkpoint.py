@@ -115,5 +115,5 @@ def parse_checkpoint(data: bytes, file: Path) -> Checkpoint:
     except Exception as error:
         # The unpickler runs over whatever bytes there are, and raises what comes of it.
         raise UsageError(
-            f"{file}: not a checkpoint of `python -m training fit` (best.pt or last.pt of a run)"
+            f"{file}: not a checkpoint of `bintally fit` (best.pt or last.pt of a run)"
         ) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bintally.counting.checkpoint import read_checkpoint
-from bintally.counting.decision import Scores
+from bintally.counting.decision import Answer, Scores, decide
 from bintally.dataset.photo import BadPhoto, check_photo, read_header, stored
-from bintally.device import precision_type
+from bintally.device import find_device, precision_type
 from bintally.loading.engines import make_engine
-from bintally.options import EngineName, PrecisionName
+from bintally.options import DeviceName, EngineName, PrecisionName
 
 if TYPE_CHECKING:
     import torch
@@ -27,27 +29,45 @@ class Counter:
 
     def __init__(
         self,
-        file: Path,
+        file: str | PathLike[str],
         *,
-        device: torch.device,
-        engine: EngineName,
-        precision: PrecisionName,
-        batch_size: int,
+        device: DeviceName = "auto",
+        engine: EngineName = "auto",
+        precision: PrecisionName = "auto",
+        batch_size: int = 32,
     ) -> None:
-        """Loads a checkpoint, weights only. Raises `UsageError` for a file that is none."""
+        """Loads a checkpoint (`best.pt` or `last.pt` of a run), weights only.
+
+        `auto` is the GPU where there is one; DALI there, and libjpeg-turbo on the CPU; bf16 where
+        the hardware multiplies it. `batch_size` is the most photos that go through the model at a
+        time. Raises `UsageError` for a file that is no checkpoint, or a device that is not there.
+        """
         import torch
 
-        checkpoint, self.sha256 = read_checkpoint(file)
+        checkpoint, self.sha256 = read_checkpoint(Path(file))
         model, preprocessing = checkpoint.build()
         self.classes = checkpoint.classes
-        self._device = device
-        self._precision = precision_type(precision, device)
-        self._model = model.to(device)
+        """Class i is the count `classes[i]`."""
+        self._batch_size = batch_size
+        self._device = find_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        self._precision = precision_type(precision, self._device)
+        self._model = model.to(self._device)
         if self._precision != torch.float32:
             _cast_once(model, self._precision)
         self._engine = make_engine(
-            engine, preprocessing, device, batch_size, half=self._precision != torch.float32
+            engine, preprocessing, self._device, batch_size, half=self._precision != torch.float32
         )
+
+    def count(self, photos: Sequence[bytes]) -> list[Answer]:
+        """How many items each photo (a JPEG's bytes) shows, in order.
+
+        A photo that does not decode is answered with an `error`, and no count.
+        """
+        size = self._batch_size
+        batches = (photos[begin : begin + size] for begin in range(0, len(photos), size))
+        return [
+            decide(scores, self.classes) for batch in self.count_ahead(batches) for scores in batch
+        ]
 
     def decode(self, photos: Sequence[bytes]) -> tuple[torch.Tensor | None, list[str | None]]:
         """The model's input for the photos that decode, in order; None if none does.

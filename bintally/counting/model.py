@@ -10,14 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bintally.errors import UsageError
-from bintally.loading.preprocessing import Preprocessing
+from bintally.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from bintally.options import Trainable
 
 __all__ = ["CountNet", "build_model", "make_head"]
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class CountNet(nn.Module):

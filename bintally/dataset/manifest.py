@@ -13,9 +13,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from bintally.errors import UsageError, WorkError
+from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 
 __all__ = [
@@ -123,12 +125,13 @@ class Dataset:
         )
 
 
-def read_dataset(place: Place) -> Dataset:
-    """Reads a complete dataset.
+def read_dataset(place: Place | str | PathLike[str]) -> Dataset:
+    """Reads the `dataset.json` of a complete dataset: in a folder, or at s3://BUCKET/PREFIX.
 
     Raises `UsageError` where there is no such place, `WorkError` where the dataset in it is not
     complete or its `dataset.json` is damaged.
     """
+    place = place if isinstance(place, Place) else open_place(place)
     place.check()
     try:
         data = place.get(DATASET)
@@ -137,7 +140,7 @@ def read_dataset(place: Place) -> Dataset:
             raise UsageError(f"{place}: empty; there is no dataset here") from None
         raise WorkError(
             f"{place}: no {DATASET}, so this is no complete dataset; "
-            "run the `python -m sharding build` that makes it, again if it was interrupted"
+            "run the `bintally build` that makes it, again if it was interrupted"
         ) from None
     try:
         return Dataset.from_json(data)

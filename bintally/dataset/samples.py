@@ -97,7 +97,7 @@ class Samples:
         if not text.isdigit():
             raise WorkError(
                 f"{self.where(index)}: its count is no number; it was one when it was written: "
-                "`python -m sharding verify` lists all damage"
+                "`bintally verify` lists all damage"
             )
         return int(text)
 
@@ -164,7 +164,7 @@ class Samples:
             raise WorkError(
                 f"{self._place}/{CATALOG}: does not list the sample "
                 f"{self.ids[int(np.argmin(counts))]}; "
-                f"`python -m sharding verify {self._place}` lists all damage"
+                f"`bintally verify {self._place}` lists all damage"
             )
         return counts
 
@@ -227,5 +227,5 @@ def _read_indexes(place: Place, shards: Sequence[Shard]) -> pa.Table:
 def _bad_index(place: Place, shard: Shard, reason: Exception) -> WorkError:
     return WorkError(
         f"{place}/{shard.index}: the index cannot be read: {reason}; "
-        f"`python -m sharding verify {place}` lists all damage"
+        f"`bintally verify {place}` lists all damage"
     )

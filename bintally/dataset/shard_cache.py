@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from pathlib import Path
 from bintally.dataset.manifest import Shard
 from bintally.errors import UsageError, WorkError
 from bintally.storage.place import TEMPORARY_SUFFIX, Place
-from bintally.terminal.progress import say
 
 __all__ = [
     "NOT_WHAT_WAS_WRITTEN",
@@ -25,6 +25,8 @@ __all__ = [
     "shard_cache",
     "unreadable",
 ]
+
+logger = logging.getLogger(__name__)
 
 NOT_WHAT_WAS_WRITTEN = "is not what was written (its sha256 differs)"
 PATIENCE_S = 60.0
@@ -115,7 +117,7 @@ class ShardCache:
             return None
         known = shard.sha256 in self._whole
         if there.st_size != shard.bytes or not (known or file_sha256(file) == shard.sha256):
-            say(f"{path}: damaged since it was fetched; {shard.path} is fetched anew")
+            logger.warning(f"{path}: damaged since it was fetched; {shard.path} is fetched anew")
             path.unlink(missing_ok=True)
             file.close()
             return None
@@ -217,6 +219,4 @@ def _download(place: Place, shard: Shard) -> bytes:
 
 
 def unreadable(place: Place, shard: Shard, reason: str) -> WorkError:
-    return WorkError(
-        f"{place}/{shard.path}: {reason}; `python -m sharding verify {place}` lists all damage"
-    )
+    return WorkError(f"{place}/{shard.path}: {reason}; `bintally verify {place}` lists all damage")

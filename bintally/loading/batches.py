@@ -1,18 +1,16 @@
-"""The loader: batches of a split in a given order, decoded ahead of the model."""
+"""Batches of a split in a given order, decoded ahead of the model."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
-from bintally.loading.order import TrainingOrder, flips
-from bintally.options import OnBadSample
-from bintally.terminal.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,72 +19,26 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["Batch", "TrainingLoader", "does_not_decode", "load", "stand_in"]
+__all__ = ["Batch", "does_not_decode", "load", "stand_in"]
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
-    """What the model is given at a step."""
+    """Photos and their labels; unpacks as `images, labels`."""
 
-    indices: Indices
-    """(batch,) which samples of the split these are."""
     images: torch.Tensor
     """(batch, 3, size, size), channels_last, normalised, on the engine's device."""
     labels: torch.Tensor
     """(batch,) int64 class indices, on the same device."""
+    indices: Indices
+    """(batch,) int64: which samples of the split these are."""
+    ids: Sequence[str] = ()
+    """The samples' ids, where photos were read for the batch."""
 
-
-class TrainingLoader:
-    """This rank's batches of training, epoch after epoch, and how far they have come.
-
-    The order is a function of the dataset, the seed and the epoch (see `epoch_order`), and of the
-    number of shards that a cache holds where they are streamed. So two integers say where it
-    stands, on any number of ranks: the `epoch` and `step` of what comes next.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        classes: Sequence[int],
-        engine: Engine,
-        order: TrainingOrder,
-        on_bad_sample: OnBadSample = "stop",
-    ) -> None:
-        self.samples, self.classes, self.engine, self.order = samples, classes, engine, order
-        self.epoch = self.step = 0
-        self.replaced: dict[int, int] = {}
-        """Samples that did not decode here, and what has come in their place."""
-        self._on_bad_sample = on_bad_sample
-
-    def state_dict(self) -> dict[str, int]:
-        """Where it stands."""
-        return {"epoch": self.epoch, "step": self.step}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on where another loader stood, of the same dataset, seed and batch size."""
-        self.epoch, self.step = state["epoch"], state["step"]
-
-    def __iter__(self) -> Iterator[Batch]:
-        """What is left of the epoch; at its end the next one begins.
-
-        Raises `WorkError`, naming shard and sample, where a photo does not decode and
-        `on_bad_sample` is `stop`; with `skip` the next photo of its shard comes in its place.
-        """
-        epoch, order = self.epoch, self.order
-        batches = load(
-            self.samples,
-            self.classes,
-            self.engine,
-            order.batches(epoch, self.step),
-            lambda indices: flips(indices, order.seed, epoch),
-            whole_order=order.epoch(epoch),
-            replaced=self.replaced if self._on_bad_sample == "skip" else None,
-        )
-        for number, batch in enumerate(batches, 1):
-            # All parts of a step belong to it.
-            self.step += number % order.parts == 0
-            yield batch
-        self.epoch, self.step = epoch + 1, 0
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.images, self.labels))
 
 
 def load(
@@ -146,7 +98,7 @@ def load(
                         return
                     _, indices, counts = ahead.popleft()
                     labels = torch.tensor(counts).to(batch.device, non_blocking=True)
-                    yield Batch(indices, batch, labels)
+                    yield Batch(batch, labels, indices, [samples.ids[i] for i in indices])
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
                 bad = _first_bad(samples, (taken for _, taken, _ in ahead))
@@ -155,10 +107,10 @@ def load(
                 told = f"{samples.where(bad)}: the photo does not decode"
                 if left_out is not None:
                     left_out.add(bad)
-                    say(f"{told}; it is left out")
+                    logger.warning(f"{told}; it is left out")
                 elif replaced is not None:
                     replaced[bad] = stand_in(samples, bad)
-                    say(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
+                    logger.warning(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
                 else:
                     raise does_not_decode(samples, bad) from error
                 again.extendleft(wanted for wanted, _, _ in reversed(ahead))
@@ -174,7 +126,7 @@ def _settle(samples: Samples, *, go_on: bool) -> None:
     except WorkError as error:
         if not go_on:
             raise
-        say(f"warning: {error}; its photos are taken as they are")
+        logger.warning(f"warning: {error}; its photos are taken as they are")
 
 
 def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:
@@ -189,7 +141,7 @@ def does_not_decode(samples: Samples, bad: int) -> WorkError:
     """What is told where a bad photo is the end."""
     return WorkError(
         f"{samples.where(bad)}: the photo does not decode; it was whole when it was written: "
-        "`python -m sharding verify` lists all damage, and --on-bad-sample skip goes on without it"
+        "`bintally verify` lists all damage, and --on-bad-sample skip goes on without it"
     )
 
 

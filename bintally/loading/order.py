@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 __all__ = [
+    "EvaluationOrder",
+    "Order",
     "TrainingOrder",
     "epoch_order",
     "evaluation_batches",
@@ -163,6 +165,44 @@ class TrainingOrder:
             mine = rank_slice(batch, self.rank, self.world_size)
             for part in range(self.parts):
                 yield rank_slice(mine, part, self.parts)
+
+
+@dataclass(frozen=True)
+class EvaluationOrder:
+    """Every sample once, in the split's own order; a rank's part of each batch, as in training."""
+
+    num_samples: int
+    batch_size: int
+    """Of all ranks together."""
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    parts: int = 1
+
+    @property
+    def steps(self) -> int:
+        """The batches that this rank has a part of."""
+        whole, rest = divmod(self.num_samples, self.batch_size)
+        first, end = (rest * r // self.world_size for r in (self.rank, self.rank + 1))
+        return whole + (first < end)
+
+    def epoch(self, _epoch: int) -> Indices:
+        """The same in every epoch."""
+        import numpy as np
+
+        return np.arange(self.num_samples)
+
+    def batches(self, _epoch: int, first_step: int) -> Iterator[Indices]:
+        """This rank's batches from a step on, the last one shorter."""
+        import numpy as np
+
+        for step in range(first_step, self.steps):
+            start = step * self.batch_size
+            whole = np.arange(start, min(start + self.batch_size, self.num_samples))
+            yield rank_slice(whole, self.rank, self.world_size)
+
+
+Order = TrainingOrder | EvaluationOrder
 
 
 def evaluation_batches(

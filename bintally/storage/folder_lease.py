@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from bintally.errors import WorkError
 from bintally.storage.folder import Folder
 from bintally.storage.lease import Lease
 from bintally.storage.place import LOCK
-from bintally.terminal.progress import say
 
 __all__ = ["FolderLease"]
+
+logger = logging.getLogger(__name__)
 
 WORKERS_END_WITHIN_S = 3.0
 """How long the workers of a holder that was killed may still be writing, in a folder."""
@@ -98,7 +100,7 @@ class FolderLease(Lease):
                 raise
             file.truncate(0)
             file.write(self._record())
-            say(
+            logger.warning(
                 f"warning: {self.place}: this file system knows no locks; see to it that nothing "
                 "else writes here meanwhile"
             )

@@ -31,31 +31,31 @@ class Command(Protocol):
 
 def main(
     commands: Any,
+    words: Sequence[str],
     *,
     prog: str,
-    description: str,
+    description: str | None = None,
     rewrite: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> int:
-    """Reads the command line as one of `commands`, a union of dataclasses, and runs it.
+    """Reads a command line as one of `commands`, a dataclass or a union of some, and runs it.
 
     `rewrite` may put words into it first.
     """
-    import tyro
+
+    def execute() -> int:
+        import tyro
+
+        command: Command = tyro.cli(
+            commands,
+            args=rewrite(words),
+            prog=prog,
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        )
+        return command.execute()
 
     prepare_process()
-    try:
-        arguments = rewrite(sys.argv[1:])
-    except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    command: Command = tyro.cli(
-        commands,
-        args=arguments,
-        prog=prog,
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    return run_command(command.execute)
+    return run_command(execute)
 
 
 def prepare_process() -> None:

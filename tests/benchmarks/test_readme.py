@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.numbers import Numbers, UnknownNumber, form, read_numbers
+from benchmarks.numbers import Numbers, UnknownNumber, form
 from benchmarks.readme import draw, run, untraced
+from benchmarks.scaling import read_numbers
 
 NUMBERS = Numbers(
     {

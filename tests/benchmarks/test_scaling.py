@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.numbers import read_numbers
 from benchmarks.scaling import (
     SCENARIOS,
     TOLERANCE,
@@ -14,6 +13,7 @@ from benchmarks.scaling import (
     Scenario,
     check,
     epoch,
+    read_numbers,
     rows,
     sharding,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bintally.counting.decision import decide
 from serving.answer import SURE, check_quantity, make_answer
 
 CLASSES = [0, 1, 2, 5]
@@ -43,7 +44,7 @@ def test_a_verdict_is_as_sure_as_the_model(
 
 
 def test_of_a_quantity_that_is_no_class_nothing_is_claimed() -> None:
-    judged = check_quantity({0: 0.0, 5: 1.0}, 5, 17)
+    judged = check_quantity(decide([0.0, 1.0], [0, 5]), 17)
     assert judged["matches"] is None
     assert judged["verdict"] == "unsure"
     assert judged["verdict_confidence"] is None

@@ -20,13 +20,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def counter(checkpoint: Path) -> Counter:
-    return Counter(
-        checkpoint,
-        device=torch.device("cpu"),
-        engine="cpu",
-        precision="fp32",
-        batch_size=BATCH,
-    )
+    return Counter(checkpoint, device="cpu", engine="cpu", precision="fp32", batch_size=BATCH)
 
 
 def test_of_a_batch_every_photo_is_decoded_or_named_and_the_good_ones_are_as_ever(

@@ -24,7 +24,7 @@ from typing import Any
 
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.counter import Counter
-from bintally.counting.decision import summarize_row
+from bintally.counting.decision import Answer, decide
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache, shard_cache
@@ -240,14 +240,9 @@ def _run_on_ray(
 @cache
 def _load(job: BulkJob) -> Counter:
     """Once for each process."""
-    import torch
-
-    cuda = job.device == "cuda" or (job.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no GPU here")
     return Counter(
         job.checkpoint,
-        device=torch.device("cuda" if cuda else "cpu"),
+        device=job.device,
         engine=job.engine,
         precision=job.precision,
         batch_size=BATCH_SIZE,
@@ -280,8 +275,8 @@ def count_part(job: BulkJob, begin: int, end: int) -> bytes:
 
     done = 0
     for counted in counter.count_ahead(batches()):
-        for row in counted:
-            rows[pending[done]] |= _columns(row, counter.classes)
+        for scores in counted:
+            rows[pending[done]] |= _columns(decide(scores, counter.classes))
             done += 1
     schema = pa.schema(
         [
@@ -299,12 +294,10 @@ def count_part(job: BulkJob, begin: int, end: int) -> bytes:
     return sink.getvalue()
 
 
-def _columns(row: list[float] | str, classes: Sequence[int]) -> dict[str, Any]:
-    if isinstance(row, str):
-        return {"error": row}
-    answer = summarize_row(row, classes)
-    shares = answer.pop("probabilities")
-    return answer | {f"probability_{count}": share for count, share in shares.items()}
+def _columns(answer: Answer) -> dict[str, Any]:
+    value = answer.to_dict()
+    shares = value.pop("probabilities", {})
+    return value | {f"probability_{count}": share for count, share in shares.items()}
 
 
 def _join(parts: Path, output: Path, total: int) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bintally.counting.counter import Counter
-from bintally.counting.decision import summarize_row
+from bintally.counting.decision import Answer
 from bintally.errors import UsageError
 from bintally.options import DeviceName, EngineName, PrecisionName
-from training.launch.distributed import joined
 
 __all__ = ["predict"]
 
@@ -25,32 +25,23 @@ def predict(
     engine: EngineName,
     precision: PrecisionName = "auto",
 ) -> Iterator[dict[str, Any]]:
-    """An answer for each photo, in order: `image`, and what `summarize_row` says.
+    """An answer for each photo, in order: `image`, and what `Answer` holds.
 
     A photo that cannot be read or decoded gets an `error` instead. Raises `UsageError` for a file
     that is no checkpoint.
     """
-    with joined(device) as process:
-        if process.world_size > 1:
-            raise UsageError("predict runs on one process, not under torchrun")
-        counter = Counter(
-            checkpoint_file,
-            device=process.device,
-            engine=engine,
-            precision=precision,
-            batch_size=BATCH_SIZE,
-        )
-        for begin in range(0, len(photos), BATCH_SIZE):
-            chunk = photos[begin : begin + BATCH_SIZE]
-            read = [_read(path) for path in chunk]
-            (rows,) = counter.count_ahead([[data for data in read if isinstance(data, bytes)]])
-            remaining = iter(rows)
-            for path, data in zip(chunk, read, strict=True):
-                row = next(remaining) if isinstance(data, bytes) else data
-                answer = (
-                    {"error": row} if isinstance(row, str) else summarize_row(row, counter.classes)
-                )
-                yield {"image": str(path), **answer}
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("predict runs on one process, not under torchrun")
+    counter = Counter(
+        checkpoint_file, device=device, engine=engine, precision=precision, batch_size=BATCH_SIZE
+    )
+    for begin in range(0, len(photos), BATCH_SIZE):
+        chunk = photos[begin : begin + BATCH_SIZE]
+        read = [_read(path) for path in chunk]
+        answers = iter(counter.count([data for data in read if isinstance(data, bytes)]))
+        for path, data in zip(chunk, read, strict=True):
+            answer = next(answers) if isinstance(data, bytes) else Answer(error=data)
+            yield {"image": str(path), **answer.to_dict()}
 
 
 def _read(path: Path) -> bytes | str:

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from bintally.errors import CommandError, UsageError
+from bintally.device import find_device
+from bintally.errors import CommandError
 from bintally.options import DeviceName
 from training.launch.rendezvous import JOIN_S, join_store
 
@@ -162,12 +163,8 @@ def joined(device: DeviceName) -> Iterator[Process]:
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
     )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no GPU here")
-    place = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
-    if device == "cuda":
+    place = find_device(device, local_rank)
+    if place.type == "cuda":
         torch.cuda.set_device(place)
     if world_size == 1:
         yield Process(rank, world_size, local_rank, place)
@@ -176,7 +173,7 @@ def joined(device: DeviceName) -> Iterator[Process]:
     ours = not dist.is_initialized()
     if ours:
         dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo",
+            "nccl" if place.type == "cuda" else "gloo",
             store=join_store(rank, world_size),
             rank=rank,
             world_size=world_size,

@@ -22,7 +22,7 @@ __all__ = [
     "LAST",
     "METRICS",
     "REPORT",
-    "RULES",
+    "RULES_FILE",
     "TRACE",
     "write_results",
 ]
@@ -32,7 +32,7 @@ BEST = "best.pt"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
-RULES = "rules.json"
+RULES_FILE = "rules.json"
 EVENTS = "tensorboard"
 TRACE = "trace.json"
 
@@ -62,7 +62,7 @@ def write_results(
         config=checkpoint.config,
         history=read_history(folder / METRICS),
         evaluation=summary,
-        findings=_findings(folder / RULES),
+        findings=_findings(folder / RULES_FILE),
         examples=_examples(evaluation, samples, checkpoint.classes),
     )
     write_atomically(folder / REPORT, page.encode())

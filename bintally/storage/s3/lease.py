@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -11,9 +12,10 @@ from bintally.errors import UsageError, WorkError
 from bintally.storage.lease import Lease, describe_holder
 from bintally.storage.place import LOCK
 from bintally.storage.s3.prefix import S3Prefix
-from bintally.terminal.progress import say
 
 __all__ = ["S3Lease"]
+
+logger = logging.getLogger(__name__)
 
 TIME_TO_LIVE_S = 30.0
 """How long an S3 holder may be silent. Longer than S3 waits for the rest of a request (20 s), so
@@ -68,7 +70,7 @@ class S3Lease(Lease):
             if self._is_own(record):
                 return version
             if not seen:
-                say(
+                logger.warning(
                     f"{self.place}: {describe_holder(record)} has begun to write here; waiting up "
                     f"to {TIME_TO_LIVE_S:.0f} s to see whether it still does"
                 )
@@ -87,7 +89,7 @@ class S3Lease(Lease):
         """Whether the server refuses what it must; there are some that do not know conditions."""
         refuses = all(self._put_if(version) is None for version in (None, '"no such version"'))
         if not refuses:
-            say(
+            logger.warning(
                 f"warning: {self.place}: this S3 server ignores If-Match or If-None-Match, so that "
                 "two processes could begin to write here at once; see to it that none does"
             )

@@ -22,8 +22,9 @@ from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
 from bintally.errors import UsageError, WorkError
-from bintally.loading.batches import TrainingLoader, load
+from bintally.loading.batches import load
 from bintally.loading.engines import make_engine
+from bintally.loading.loader import EpochLoader
 from bintally.loading.order import TrainingOrder, evaluation_batches
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.opening import open_place
@@ -99,7 +100,7 @@ def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
     cache = ShardCache(tmp_path / "cache", limit)
     samples = Samples(place, dataset, "train", cache)
     engine = make_engine("cpu", PREPROCESSING, torch.device("cpu"), 4)
-    loader = TrainingLoader(
+    loader = EpochLoader(
         samples, CLASSES, engine, TrainingOrder(len(samples), 4, 0, windows=samples.windows)
     )
     most, ended = 0, threading.Event()
@@ -142,10 +143,10 @@ def test_training_goes_on_from_s3_where_it_was_interrupted(
     dataset = read_dataset(place)
     largest = max(shard.bytes for shard in dataset.splits["train"].shards)
 
-    def loader(folder: str) -> TrainingLoader:
+    def loader(folder: str) -> EpochLoader:
         samples = Samples(place, dataset, "train", ShardCache(tmp_path / folder, 6 * largest))
         order = TrainingOrder(len(samples), 7, 3, windows=samples.windows)
-        return TrainingLoader(samples, CLASSES, NoPixels(), order)
+        return EpochLoader(samples, CLASSES, NoPixels(), order)
 
     whole = loader("a")
     uninterrupted = [batch.indices.tolist() for batch in whole]
@@ -161,7 +162,7 @@ def _read(url: str, cache: str, rank: int, asked: Any) -> None:
     dataset = read_dataset(place)
     samples = Samples(place, dataset, "train", ShardCache(Path(cache), None))
     order = TrainingOrder(len(samples), 8, 0, windows=samples.windows, rank=rank, world_size=2)
-    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
+    loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     seen = [i for batch in loader for i in batch.indices.tolist()]
     asked.put((place.asked, seen))
 
@@ -259,7 +260,7 @@ def test_a_cache_that_is_removed_while_it_is_used_is_filled_again(
     place = open_place(shards_on_s3)
     samples = Samples(place, read_dataset(place), "train", ShardCache(tmp_path / "c", None))
     order = TrainingOrder(len(samples), 4, 0, windows=samples.windows)
-    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
+    loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     first = [batch.indices.tolist() for batch in loader]
     loader.load_state_dict({"epoch": 0, "step": 0})
     again = []
@@ -282,7 +283,7 @@ def test_runs_that_share_a_small_cache_stay_below_its_limit_together(
         samples = Samples(place, dataset, "train", ShardCache(tmp_path, limit))
         order = TrainingOrder(len(samples), 4, seed, windows=samples.windows)
         most, seen = 0, 0
-        for batch in TrainingLoader(samples, CLASSES, NoPixels(), order):
+        for batch in EpochLoader(samples, CLASSES, NoPixels(), order):
             most, seen = max(most, used(tmp_path)), seen + len(batch.indices)
         return seen, most
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
-from bintally.loading.batches import TrainingLoader
 from bintally.loading.engines import make_engine
+from bintally.loading.loader import EpochLoader
 from bintally.loading.order import TrainingOrder
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.opening import open_place
@@ -43,12 +43,12 @@ def open_samples(folder: Path, split: str = "train") -> Samples:
     return Samples(place, read_dataset(place), split)
 
 
-def epochs(loader: TrainingLoader, number: int) -> list[list[int]]:
+def epochs(loader: EpochLoader, number: int) -> list[list[int]]:
     """The batches of some epochs, as indices."""
     return [batch.indices.tolist() for _ in range(number) for batch in loader]
 
 
-def global_batches(ranks: list[TrainingLoader], number: int) -> list[list[int]]:
+def global_batches(ranks: list[EpochLoader], number: int) -> list[list[int]]:
     """The same, the parts of all ranks put together."""
     parts = [epochs(loader, number) for loader in ranks]
     return [[i for part in batch for i in part] for batch in zip(*parts, strict=True)]
@@ -69,9 +69,9 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
             batch_size: int = batch_size,
             seed: int = seed,
             labels: NDArray[np.int64] | None = labels,
-        ) -> list[TrainingLoader]:
+        ) -> list[EpochLoader]:
             return [
-                TrainingLoader(
+                EpochLoader(
                     samples,
                     CLASSES,
                     NoPixels(),
@@ -110,7 +110,7 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
 def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None:
     samples = open_samples(shards)
     order = TrainingOrder(len(samples), 1, 0, samples.all_labels(CLASSES))
-    loader = TrainingLoader(samples, CLASSES, NoPixels(), order)
+    loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     counts = np.bincount([int(batch.labels) for batch in loader], minlength=6)
     assert counts.max() - counts.min() <= 1
 
@@ -152,7 +152,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
     )
     seen: list[list[int]] = []
     for rank in range(2):
-        loader = TrainingLoader(
+        loader = EpochLoader(
             samples,
             CLASSES,
             engine,
@@ -165,7 +165,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
         assert loader.replaced.items() <= stand_ins.items()
         pixels = {i: p for b in batches for i, p in zip(b.indices.tolist(), b.images, strict=True)}
         assert all(p.float().std() > 0 for p in pixels.values())
-    plain = TrainingLoader(samples, CLASSES, NoPixels(), TrainingOrder(len(samples), 8, 0))
+    plain = EpochLoader(samples, CLASSES, NoPixels(), TrainingOrder(len(samples), 8, 0))
     expected = [stand_ins.get(i, i) for batch in plain for i in batch.indices.tolist()]
     assert sorted(seen[0] + seen[1]) == sorted(expected)
 
@@ -177,13 +177,13 @@ def test_a_stand_in_is_mirrored_alike_at_its_first_meeting_and_later(
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     for seed in range(4):
         order = TrainingOrder(len(samples), 4, seed)
-        loader = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        loader = EpochLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
         first = [(b.indices, b.images.clone()) for b in loader]
         loader.load_state_dict({"epoch": 0, "step": 0})
         assert loader.replaced, "they are known now"
         later = [(b.indices, b.images.clone()) for b in loader]
         # A resumed run meets them for the first time, in the middle.
-        resumed = TrainingLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        resumed = EpochLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
         resumed.load_state_dict({"epoch": 0, "step": 5})
         rest = [(b.indices, b.images.clone()) for b in resumed]
         for (i, a), (j, b) in zip(first + rest, later + later[5:], strict=True):
@@ -199,7 +199,7 @@ def test_a_bad_photo_ends_training_where_that_is_asked_for(
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     named = "|".join(samples.where(index) for index in bad)
     with pytest.raises(WorkError, match=f"({named}): the photo does not decode"):
-        list(TrainingLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0)))
+        list(EpochLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0)))
 
 
 def test_the_catalog_knows_every_label(shards: Path) -> None:

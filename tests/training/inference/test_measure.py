@@ -59,7 +59,7 @@ def test_another_dataset_leaves_a_run_its_results(
 
 @pytest.mark.parametrize("indices", [[0, 1, 1], [0, 1]])
 def test_an_evaluation_of_other_than_every_sample_once_is_an_error(indices: list[int]) -> None:
-    batch = Batch(np.array(indices), torch.zeros(len(indices), 2), torch.zeros(len(indices)).long())
+    batch = Batch(torch.zeros(len(indices), 2), torch.zeros(len(indices)).long(), np.array(indices))
     with pytest.raises(RuntimeError, match="every sample exactly once"):
         evaluate_batches(
             torch.nn.Identity(), [batch], 3, 2, ALONE, batch_size=3, precision=torch.float32

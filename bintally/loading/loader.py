@@ -1,0 +1,233 @@
+"""The loader: epochs of a split's batches, decoded ahead of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bintally.dataset.manifest import read_dataset
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import shard_cache
+from bintally.device import find_device
+from bintally.errors import UsageError
+from bintally.loading.batches import Batch, load
+from bintally.loading.engine import Engine
+from bintally.loading.engines import make_engine
+from bintally.loading.order import EvaluationOrder, Order, TrainingOrder, flips
+from bintally.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from bintally.options import Augmentation, DeviceName, EngineName, OnBadSample
+from bintally.storage.opening import open_place
+
+__all__ = ["EpochLoader", "Loader"]
+
+
+class EpochLoader:
+    """This rank's batches of training, epoch after epoch, and how far they have come.
+
+    The order is a function of the dataset, the seed and the epoch (see `epoch_order`), and of the
+    number of shards that a cache holds where they are streamed. So two integers say where it
+    stands, on any number of ranks: the `epoch` and `step` of what comes next.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        classes: Sequence[int],
+        engine: Engine,
+        order: Order,
+        on_bad_sample: OnBadSample = "stop",
+        *,
+        flip: bool = True,
+    ) -> None:
+        self.samples, self.classes, self.engine, self.order = samples, classes, engine, order
+        self.epoch = self.step = 0
+        self.replaced: dict[int, int] = {}
+        """Samples that did not decode here, and what has come in their place."""
+        self._on_bad_sample, self._flip = on_bad_sample, flip
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on where another loader stood, of the same dataset, seed and batch size."""
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """What is left of the epoch; at its end the next one begins.
+
+        Raises `WorkError`, naming shard and sample, where a photo does not decode and
+        `on_bad_sample` is `stop`; with `skip` the next photo of its shard comes in its place.
+        """
+        epoch, order = self.epoch, self.order
+        batches = load(
+            self.samples,
+            self.classes,
+            self.engine,
+            order.batches(epoch, self.step),
+            (lambda indices: flips(indices, order.seed, epoch)) if self._flip else None,
+            whole_order=order.epoch(epoch),
+            replaced=self.replaced if self._on_bad_sample == "skip" else None,
+        )
+        for number, batch in enumerate(batches, 1):
+            # All parts of a step belong to it.
+            self.step += number % order.parts == 0
+            yield batch
+        self.epoch, self.step = epoch + 1, 0
+
+
+class Loader(EpochLoader):
+    """Batches of a split of a dataset, for a training or an evaluation of one's own.
+
+    A `for` over it is an epoch; the next `for` is the next epoch, also where the last one was left
+    early. Under `torchrun`, or where `torch.distributed` is initialised, each rank gets its part of
+    every batch. Photos are decoded ahead of the model, on threads, or on the GPU with NVIDIA DALI.
+
+    - `train`: shuffled anew each epoch, by a function of dataset, seed and epoch that does not
+      depend on the number of ranks. Whole batches only: the rest of an epoch is left out.
+    - `validation`, `test`: every sample once, in the split's own order, the last batch shorter.
+
+    It pickles: the copy opens the dataset anew, and stands where this one stood.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        batch_size: int,
+        split: Literal["train", "validation", "test"] = "train",
+        seed: int = 0,
+        image_size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        augment: Augmentation | None = None,
+        device: DeviceName = "auto",
+        engine: EngineName = "auto",
+        cache: str | os.PathLike[str] | None = None,
+        cache_gib: float = 0.0,
+        on_bad_sample: OnBadSample = "stop",
+    ) -> None:
+        """Opens the dataset that `source` names: a folder, or s3://BUCKET/PREFIX.
+
+        - `batch_size`: of a step, all ranks together.
+        - `image_size`: pixels; photos are stretched to a square.
+        - `mean`, `std`: of each channel, on a scale of 0 to 1; ImageNet's by default.
+        - `augment`: `flip` mirrors every other photo, `none` does not; by default only `train` is
+          augmented.
+        - `device`: where batches are; `auto` is this rank's GPU, where there is one.
+        - `engine`: what decodes; `auto` is DALI on a GPU, where it is installed, else the CPU's.
+        - `cache`: the folder to which shards on S3 are brought; `cache_gib` is the most that it may
+          hold, 0 is no limit. Ranks of a machine share it.
+        - `on_bad_sample`: where a photo does not decode, `stop` raises `WorkError`, and `skip`
+          takes the next one of its shard in its place.
+
+        Raises `UsageError` for a value or a place that cannot be used, `WorkError` where the
+        dataset is not complete or damaged.
+        """
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        augment = augment or ("flip" if split == "train" else "none")
+        for name, value, choices in (
+            ("augment", augment, get_args(Augmentation)),
+            ("device", device, get_args(DeviceName)),
+            ("engine", engine, get_args(EngineName)),
+            ("on_bad_sample", on_bad_sample, get_args(OnBadSample)),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value}: must be one of {', '.join(choices)}")
+        rank, num_ranks, local_rank = find_rank()
+        if batch_size < num_ranks:
+            raise UsageError(
+                f"batch_size {batch_size}: must be at least 1 for each of the {num_ranks} ranks"
+            )
+        place = open_place(source)
+        self._arguments["source"] = str(getattr(place, "root", place))
+        dataset = read_dataset(place)
+        samples = Samples(
+            place, dataset, split, shard_cache(None if cache is None else Path(cache), cache_gib)
+        )
+        if split == "train":
+            order: Order = TrainingOrder(
+                len(samples), batch_size, seed, None, samples.windows, rank, num_ranks
+            )
+        else:
+            order = EvaluationOrder(len(samples), batch_size, seed, rank, num_ranks)
+        part = -(-batch_size // num_ranks)
+        preprocessing = Preprocessing(image_size, _three(mean), _three(std))
+        super().__init__(
+            samples,
+            dataset.classes,
+            make_engine(engine, preprocessing, find_device(device, local_rank), part),
+            order,
+            on_bad_sample,
+            flip=augment == "flip",
+        )
+        self._begun = False
+        self._identity: dict[str, int | str] = {
+            "dataset": dataset.sha256,
+            "split": split,
+            "seed": seed,
+            "batch_size": batch_size,
+            "window": 0 if samples.windows is None else samples.windows[1],
+        }
+
+    def __len__(self) -> int:
+        """This rank's batches of an epoch."""
+        return self.order.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """An epoch, or what is left of the one that `load_state_dict` named."""
+        if self._begun:
+            self.epoch, self.step = self.epoch + 1, 0
+        self._begun = True
+        yield from super().__iter__()
+        self._begun = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which batch comes next, and of what: plain integers and strings, good for any number of
+        ranks. Within a loop, the batch at hand counts as done."""
+        ended = self.step == len(self)
+        where = {"epoch": self.epoch + ended, "step": 0 if ended else self.step}
+        return where | self._identity
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Has the next `for` go on where a loader of the same data stood.
+
+        Raises `ValueError` where dataset, split, seed or batch size differ, or where one streamed
+        its shards through a cache and the other did not.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"{name} is {value!r} here, and was {state.get(name)!r} where the state is from"
+                )
+        self.epoch, self.step, self._begun = state["epoch"], state["step"], False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._arguments, self.state_dict())
+
+
+def _reopen(arguments: dict[str, Any], state: dict[str, Any]) -> Loader:
+    loader = Loader(**arguments)
+    loader.load_state_dict(state)
+    return loader
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def find_rank() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on its machine: by
+    `torch.distributed`, else by torchrun's variables."""
+    import torch.distributed as dist
+
+    rank, num_ranks, local_rank = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    if dist.is_available() and dist.is_initialized():
+        rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    return rank, num_ranks, local_rank
