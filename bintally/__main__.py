@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import reduce
 from importlib import import_module
@@ -52,6 +53,7 @@ def find_stages() -> None:
     for stage in STAGES:
         if sys.path[0] in ("", str(Path.cwd())) and _folder(stage) != HOME / stage:
             del sys.path[0]
+            os.environ["PYTHONSAFEPATH"] = "1"
         if (folder := _folder(stage)) != HOME / stage:
             raise UsageError(
                 f"the package {stage} is found in {folder}, and not in {HOME}, beside bintally; "

@@ -43,7 +43,7 @@ class Samples:
         import numpy as np
 
         if split not in dataset.splits:
-            raise UsageError(f"--split {split}: must be one of {', '.join(dataset.splits)}")
+            raise UsageError(f"split {split}: must be one of {', '.join(dataset.splits)}")
         self.split = split
         self._place = place
         self._shards = dataset.splits[split].shards
