@@ -45,15 +45,15 @@ def main() -> int:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         make_bucket()
-        step("A bucket of rendered bin photos", f"sharding synthesize --output s3://{BUCKET}")
-        step("Shards", f"sharding build --source s3://{BUCKET} --output {shards}")
-    step("Every byte is as it was written", f"sharding verify {shards} --decode")
-    step("A model, from scratch", f"training fit --shards {shards} --run {run} {FIT}")
-    step("The test split", f"training evaluate --checkpoint {run}/best.pt --shards {shards}")
+        step("A bucket of rendered bin photos", f"synthesize --output s3://{BUCKET}")
+        step("Shards", f"build --source s3://{BUCKET} --output {shards}")
+    step("Every byte is as it was written", f"verify {shards} --decode")
+    step("A model, from scratch", f"fit --shards {shards} --run {run} {FIT}")
+    step("The test split", f"evaluate --checkpoint {run}/best.pt --shards {shards}")
     photo = a_test_photo(shards)
-    step("One photo", f"training predict --checkpoint {run}/best.pt {photo}")
+    step("One photo", f"predict --checkpoint {run}/best.pt {photo}")
     heads = f"--shards {shards} --output {OUTPUT}/search --weights {run}/best.pt {SEARCH}"
-    step("Other heads for the same network", f"tuning search {heads}")
+    step("Other heads for the same network", f"search {heads}")
 
     result = json.loads((run / "evaluation.json").read_text())
     print(
@@ -68,8 +68,8 @@ def main() -> int:
 
 def step(title: str, command: str) -> None:
     """Shows a command and runs it; ends the demo where it fails."""
-    print(f"\n== {title}\n$ python -m {command}", flush=True)
-    status = subprocess.run([sys.executable, "-m", *shlex.split(command)]).returncode
+    print(f"\n== {title}\n$ bintally {command}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "bintally", *shlex.split(command)]).returncode
     if status:
         sys.exit(f"the demo ends here: this command failed with exit code {status}")
 

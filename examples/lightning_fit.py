@@ -37,15 +37,14 @@ class Count(lightning.LightningModule):
 
 
 class Data(lightning.LightningDataModule):
-    """Our loaders, made where each process knows its rank; what they stand at is checkpointed."""
+    """Our loaders, made where each process knows its rank."""
 
     def __init__(self, shards: str) -> None:
         super().__init__()
-        self.shards, self.train = shards, None
+        self.shards = shards
 
     def train_dataloader(self) -> bintally.Loader:
-        self.train = bintally.Loader(self.shards, batch_size=64, image_size=96)
-        return self.train
+        return bintally.Loader(self.shards, batch_size=64, image_size=96)
 
     def val_dataloader(self) -> bintally.Loader:
         return bintally.Loader(self.shards, split="validation", batch_size=64, image_size=96)

@@ -22,10 +22,8 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 model = timm.create_model(name, num_classes=len(bintally.read_dataset(shards).classes)).to(device)
 data = resolve_data_config(model=model)
 preparation = {"image_size": data["input_size"][1], "mean": data["mean"], "std": data["std"]}
-train = bintally.Loader(shards, batch_size=32, device=device, **preparation)
-validation = bintally.Loader(
-    shards, split="validation", batch_size=64, device=device, **preparation
-)
+train = bintally.Loader(shards, batch_size=32, **preparation)
+validation = bintally.Loader(shards, split="validation", batch_size=64, **preparation)
 
 optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
 schedule, _ = create_scheduler_v2(

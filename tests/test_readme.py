@@ -20,6 +20,7 @@ from tests.conftest import REPOSITORY, SEED, copy
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:^<!-- not run: (.*?) -->\n)?^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 """A comment before a block says why it is not run."""
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPACE = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 """What `space.toml` holds."""
 STAGE_2 = README.index("### 2.")
@@ -65,12 +66,14 @@ def folder(
     open_place("s3://mine").put("photos/00001.jpg", photo)
     for space in SPACE.findall(README):
         (tmp_path / "space.toml").write_text(space)
-    # The README's `python`: this one, wherever it is called from.
-    binaries = tmp_path / "bin"
-    binaries.mkdir()
-    python = binaries / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
+    # What an activated environment has: this one's, wherever it is called from.
+    binaries = tmp_path / ".venv/bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").touch()
+    for name, words in {"python": "", "bintally": "-m bintally"}.items():
+        program = binaries / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
+        program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -119,6 +122,10 @@ def test_all_commands_run_as_they_are_written(folder: Path) -> None:
     assert (folder / "counter.onnx").is_file()
     assert (folder / "photos.parquet").exists()
     assert (folder / "searches/first/report.html").is_file()
+    (program,) = PYTHON.findall(README)
+    (folder / "program.py").write_text(program)
+    result = subprocess.run(["python", "program.py"], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_what_is_not_run_is_the_clouds_the_gpus_or_runs_elsewhere() -> None:
@@ -129,27 +136,24 @@ def test_what_is_not_run_is_the_clouds_the_gpus_or_runs_elsewhere() -> None:
 
 def calls(words: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Our commands in a line, each with its flags: `fit` under torchrun, `search` in `submit`."""
-    own = words[words.index("-m") + 1 :]
-    package, *rest = own[1:] if own[0] == "--" else own
-    for part in " ".join(rest).split(" -- "):
-        command, *more = [*part.split(), ""]
-        called = [package] if command.startswith("-") else [package, command]
-        flags = [word for word in (command, *more) if word.startswith("--")]
-        yield " ".join(called).strip(), flags
+    own = words[words.index("bintally") + 1 :]
+    for part in " ".join(own).split(" -- "):
+        command, *more = part.split()
+        yield command, [word for word in more if word.startswith("--")]
 
 
 def test_every_flag_of_the_readme_exists() -> None:
     helps: dict[str, str] = {}
-    lines = [words for block in BLOCKS for words in block.lines() if "-m" in words]
+    lines = [words for block in BLOCKS for words in block.lines() if "bintally" in words]
     for call, flags in (found for words in lines for found in calls(words)):
         if call not in helps:
-            command = [sys.executable, "-m", *call.split(), "--help"]
+            command = [sys.executable, "-m", "bintally", call, "--help"]
             result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
             assert result.returncode == 0, call + result.stderr
             helps[call] = result.stdout
         for flag in flags:
             assert re.search(rf"{flag}\b", helps[call]), f"{call} {flag}"
-    assert {"sharding build", "training fit", "tuning search", "serving"} <= helps.keys()
+    assert {"build", "fit", "search", "submit", "serve"} <= helps.keys()
 
 
 def test_links_lead_somewhere() -> None:

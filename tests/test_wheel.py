@@ -55,7 +55,19 @@ def test_the_wheel_holds_every_module_template_and_type_marker(wheel: Path) -> N
     assert {name for name in held if ".dist-info/" not in name} == wanted
 
 
-def test_it_runs_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+PROGRAM = """
+import bintally
+loader = bintally.Loader("shards", batch_size=8, image_size=32)
+for images, labels in loader:
+    print(len(images), len(labels))
+    break
+photo = next((__import__("pathlib").Path("bucket") / "bin-images").glob("*.jpg")).read_bytes()
+(answer,) = bintally.Counter("run/best.pt").count([photo])
+print("one")
+"""
+
+
+def test_it_runs_beside_packages_that_are_called_like_its_own(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
@@ -65,9 +77,11 @@ def test_it_runs_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
     shared = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     (own / "shared.pth").write_text("".join(f"{path}\n" for path in sorted(shared)))
 
+    bintally = str(environment / "bin/bintally")
+
     def run(*command: str) -> str:
         result = subprocess.run(
-            [python, *command],
+            [*([] if command[0] == bintally else [python]), *command],
             cwd=tmp_path,
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
             capture_output=True,
@@ -79,8 +93,17 @@ def test_it_runs_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
     for package in PACKAGES:
         file = run("-c", f"import {package}; print({package}.__file__)").strip()
         assert Path(file).is_relative_to(own), "not the checkout's"
-    assert "usage: python -m sharding" in run("-m", "sharding", "--help")
-    run("-m", "sharding", "synthesize", "--output", "bucket", "--images", "40")
-    run("-m", "sharding", "build", "--source", "bucket", "--output", "shards")
-    run("-m", "sharding", "report", "shards", "--output", "report")
+    # A folder with packages of its own that are called like ours.
+    for package in ("sharding", "training", "tuning", "serving"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('not ours')")
+    run(bintally, "synthesize", "--output", "bucket", "--images", "40")
+    run(bintally, "build", "--source", "bucket", "--output", "shards")
+    run(bintally, "report", "shards", "--output", "report")
     assert list((tmp_path / "report").glob("*.html")), "written from a template of the wheel"
+    small = ("--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "32")
+    fit = (bintally, "fit", "--shards", "shards", "--run", "run", "--batch-size", "8", *small)
+    run(*fit, "--epochs", "1")
+    run(bintally, "evaluate", "--checkpoint", "run/best.pt", "--shards", "shards")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    assert run("program.py").split() == ["8", "8", "one"]

@@ -19,8 +19,8 @@ from tests.conftest import copy
 
 
 def open_loader(shards: Path | str, **more: Any) -> bintally.Loader:
-    settings = {"batch_size": 16, "image_size": 32, "device": "cpu", "seed": 3} | more
-    return bintally.Loader(shards, **settings)
+    small: dict[str, Any] = {"batch_size": 16, "image_size": 32, "device": "cpu", "seed": 3}
+    return bintally.Loader(shards, **(small | more))
 
 
 @pytest.fixture
