@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster."""
+"""A Ray cluster: connecting to it, and running jobs on it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import os
 import secrets
 import socket
 import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bintally.errors import UsageError, WorkError
 from bintally.machine import socket_folder
 
-__all__ = ["connect"]
+__all__ = ["Job", "RayCluster", "connect", "own_errors"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 HOME = Path(__file__).resolve().parent.parent
 """Where this project's packages lie."""
@@ -56,3 +61,65 @@ def connect(address: str, **options: Any) -> None:
             else ""
         )
         raise UsageError(f"{nobody}: {reason}{token}") from error
+
+
+@contextlib.contextmanager
+def own_errors(lost: str) -> Iterator[None]:
+    """Raises a task's own error where Ray has wrapped it, and `WorkError` where the task was lost;
+    `lost` says what that was, and what to do."""
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise WorkError(f"the Ray cluster lost {lost}: {reason}") from error
+
+
+class Job(Protocol[T_co]):
+    """Work that shares nothing with other work. Picklable."""
+
+    def run(self) -> T_co:
+        """Does the work."""
+
+
+def _run(job: Job[T]) -> T:
+    return job.run()
+
+
+class RayCluster:
+    """Runs jobs as Ray tasks. Lost nodes' jobs are run again on others.
+
+    All nodes must have bintally installed, and reach the places by the same names: S3, or a file
+    system that they share.
+    """
+
+    RETRIES = 20
+    """How often a job is run again when its node or worker is lost."""
+    AHEAD = 2
+    """Jobs submitted for each core: enough to keep it busy, few enough to keep them small."""
+
+    def __init__(self, address: str, gpus: float = 0) -> None:
+        """Connects to the cluster; `UsageError` if there is none at `address`. A job takes a core,
+        and `gpus`."""
+        import ray
+
+        connect(address)
+        self._gpus = gpus
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
+        """The jobs' results, as they are done. A job's error is raised, and ends the others."""
+        import ray
+
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=self.RETRIES)(_run)
+        waiting = iter(jobs)
+        running = [task.remote(job) for job in islice(waiting, self.AHEAD * self.workers)]
+        times = self.RETRIES + 1
+        with own_errors(f"a job {times} times over (run the same command to continue)"):
+            while running:
+                done, running = ray.wait(running)
+                yield from ray.get(done)
+                running += [task.remote(job) for job in islice(waiting, len(done))]

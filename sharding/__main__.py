@@ -69,9 +69,10 @@ class Build:
     def execute(self) -> int:
         import gc
 
+        from bintally.ray_cluster import RayCluster
         from bintally.storage.opening import open_place
         from sharding.build import build
-        from sharding.distribute import Processes, RayCluster
+        from sharding.distribute import Processes
 
         # A catalog is millions of objects and not one cycle: no use in looking for them.
         gc.disable()

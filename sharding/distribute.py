@@ -16,24 +16,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import Protocol, TypeVar
 
 from bintally.errors import WorkError
 from bintally.machine import socket_folder
-from bintally.ray_cluster import connect
+from bintally.ray_cluster import Job
 
-__all__ = ["Distributor", "Job", "Processes", "RayCluster"]
+__all__ = ["Distributor", "Processes"]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Job(Protocol[T_co]):
-    """Work that shares nothing with other work. Picklable."""
-
-    def run(self) -> T_co:
-        """Does the work."""
 
 
 class Distributor(Protocol):
@@ -63,7 +54,6 @@ class Processes:
         self.workers = workers
 
     def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        """See `Distributor.run`."""
         workers = min(self.workers, len(jobs))
         if workers <= 1:
             for job in jobs:
@@ -104,48 +94,3 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _run(job: Job[T]) -> T:
-    return job.run()
-
-
-class RayCluster:
-    """Runs jobs as Ray tasks of a core each. Lost nodes' jobs are run again on others.
-
-    All nodes must have bintally installed, and reach the places by the same names: S3, or a file
-    system that they share.
-    """
-
-    RETRIES = 20
-    """How often a job is run again when its node or worker is lost."""
-    AHEAD = 2
-    """Jobs submitted for each core: enough to keep it busy, few enough to keep them small."""
-
-    def __init__(self, address: str) -> None:
-        """Connects to the cluster; `UsageError` if there is none at `address`."""
-        import ray
-
-        connect(address)
-        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        """See `Distributor.run`."""
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        task = ray.remote(num_cpus=1, max_retries=self.RETRIES)(_run)
-        waiting = iter(jobs)
-        running = [task.remote(job) for job in islice(waiting, self.AHEAD * self.workers)]
-        try:
-            while running:
-                done, running = ray.wait(running)
-                yield from ray.get(done)
-                running += [task.remote(job) for job in islice(waiting, len(done))]
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayError as error:
-            raise WorkError(
-                f"the Ray cluster lost a job {self.RETRIES + 1} times over: "
-                f"{str(error).splitlines()[0]}; run the same command to continue"
-            ) from error

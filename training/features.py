@@ -100,17 +100,18 @@ def compute_features(
     process: Process,
     precision: torch.dtype,
     *,
-    views: int,
     on_bad_sample: OnBadSample = "stop",
     pause: Callable[[], None] = lambda: None,
 ) -> Features:
-    """The features of a split, from `folder` where they are there, else computed and kept there.
+    """The features of a split, from `folder` where they are there, else computed and kept there:
+    of both views of the photos of `train`, of the first view alone of another split's.
 
     All processes call this together and share the work. `pause` is called now and then, on all of
     them as often, and may raise to end the work; what is done by then is kept. Raises `WorkError`
     where a photo does not decode and `on_bad_sample` is `stop`.
     """
     labels = samples.all_labels(classes)
+    views = 2 if samples.split == "train" else 1
     kept = _Kept(folder, samples.split, views, len(samples))
     left_out: set[int] | None = set() if on_bad_sample == "skip" else None
 

@@ -78,10 +78,9 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
             engine,
             process,
             precision,
-            views=views,
             on_bad_sample=config.on_bad_sample,
         )
-        for split, views in (("train", 2), ("validation", 1))
+        for split in ("train", "validation")
     )
     return HeadData(train, validation, dataset.classes, dataset.splits["train"].class_counts)
 

@@ -73,20 +73,16 @@ class PhotoInputs:
 
     @property
     def num_replaced(self) -> int:
-        """See `Inputs`."""
         return len(self.loader.replaced)
 
     def trained(self, model: CountNet) -> nn.Module:
-        """See `Inputs`."""
         return model
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """See `Inputs`."""
         self.loader.load_state_dict({"epoch": epoch, "step": first_step})
         return iter(self.loader)
 
     def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
-        """See `Inputs`."""
         if not len(self._validation):
             return None
         return evaluate(
@@ -126,15 +122,13 @@ class FeatureInputs:
 
     @property
     def num_replaced(self) -> int:
-        """See `Inputs`: these are known from the start."""
+        """Known from the start."""
         return self._num_replaced
 
     def trained(self, model: CountNet) -> nn.Module:
-        """See `Inputs`."""
         return model.head
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """See `Inputs`."""
         # One index for both views: whole rows are copied at memory's pace. And one for the epoch,
         # so that a GPU that has the features is not asked to wait for each step's.
         parts = [*self.order.batches(epoch, first_step)]
@@ -147,7 +141,6 @@ class FeatureInputs:
             yield self._batch(indices, both.index_select(0, at), labels)
 
     def validate(self, model: CountNet, pause: Callable[[], None]) -> Evaluation | None:
-        """See `Inputs`."""
         if self._validation is None:
             return None
         values, labels = self._validation

@@ -221,13 +221,12 @@ class Trainer(Callback):
                 self.engine,
                 self.process,
                 self.precision,
-                views=views,
                 on_bad_sample=self.config.on_bad_sample,
                 pause=self.survival.pause,
             )
             if len(samples)
             else None
-            for samples, views in ((self.train, 2), (self.validation, 1))
+            for samples in (self.train, self.validation)
         )
         assert train is not None
         # Work, and no part of the start that a rule looks at.
@@ -257,12 +256,10 @@ class Trainer(Callback):
             self.on_epoch(line)
 
     def before_step(self, number: int) -> None:
-        """See `Callback`."""
         if self.debugger is not None:
             self.debugger.before_step(number)
 
     def after_backward(self) -> None:
-        """See `Callback`."""
         if self.debugger is not None:
             self.debugger.after_backward()
 

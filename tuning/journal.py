@@ -32,7 +32,6 @@ class InOrder(Searcher):  # type: ignore[misc]
         """Why there were no more trials, before the number that was asked for."""
 
     def suggest(self, trial_id: str) -> Any:
-        """See `Searcher`."""
         if len(self._numbers) >= self._num_trials or self.ended:
             return Searcher.FINISHED
         if not self._study.ready:
@@ -46,7 +45,6 @@ class InOrder(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """See `Searcher`."""
         value = None if error or not result else result.get("value")
         finite = value is not None and abs(value) != float("inf")
         self._study.tell(self._numbers[trial_id], value if finite else None)
@@ -55,7 +53,7 @@ class InOrder(Searcher):  # type: ignore[misc]
         """Nothing: a search that goes on asks the same questions again (`Task.known`)."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """See `save`."""
+        """Nothing, likewise."""
 
 
 class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
@@ -93,7 +91,6 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """See `Callback`."""
         number = number_of(trial.config, trial.trial_id)
         self._parameters[number] = trial.config["parameters"]
         told = self._last.setdefault(number, {})
@@ -108,11 +105,10 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def on_trial_complete(
         self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any
     ) -> None:
-        """See `Callback`."""
         self._note(trial, None)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
-        """See `Callback`: it failed as often as it may."""
+        """It failed as often as it may."""
         error = trial.get_pickled_error() or RuntimeError("lost")
         cause = getattr(error, "cause", error)
         if isinstance(cause, CommandError):
@@ -121,11 +117,10 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._note(trial, error)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """See `Stopper`: whether to stop this trial."""
+        """Whether to stop this trial."""
         return False
 
     def stop_all(self) -> bool:
-        """See `Stopper`."""
         return bool(self.fault)
 
     def _note(self, trial: Any, error: BaseException | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.errors import WorkError
+from bintally.ray_cluster import own_errors
 from bintally.storage.cache import use_cache
 from training.config import FitConfig
 
@@ -89,11 +89,6 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Winner:
 def result(reference: Any) -> Any:
     """What a task returned. Raises its own error, or `WorkError` where the task was lost."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
-    try:
+    with own_errors("a task"):
         return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        raise WorkError(f"the Ray cluster lost a task: {str(error).splitlines()[0]}") from error

@@ -99,13 +99,12 @@ class HeadTrial(tune.Trainable):  # type: ignore[misc]
     """Trains a head on kept features. Its actor is used for one trial after another."""
 
     def setup(self, config: dict[str, Any], task: Task) -> None:
-        """See `Trainable`."""
         self._task = task
         self._process = alone(task.base.device)
         self._begin(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
-        """See `Trainable`: the same actor, another trial."""
+        """The same actor, another trial."""
         self._begin(config)
         return True
 

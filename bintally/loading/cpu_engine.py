@@ -67,7 +67,6 @@ class CpuEngine:
         self._thread = threading.local()
 
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
-        """See `Engine.run`."""
         source = iter(batches)
         with ThreadPoolExecutor(self._threads) as pool:
             ahead: deque[tuple[NDArray[Any], list[Future[None]]]] = deque()

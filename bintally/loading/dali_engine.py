@@ -59,7 +59,6 @@ class DaliEngine:
         self._idle: _Fed | None = None
 
     def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
-        """See `Engine.run`."""
         import torch
         from torch.utils.dlpack import from_dlpack
 

@@ -37,6 +37,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def make_app(service: Service) -> Starlette:
     """The ASGI application of a service."""
+    described = describe_api(service.limits)
 
     async def ping(request: Request) -> Response:
         ready, state = service.readiness
@@ -72,7 +73,7 @@ def make_app(service: Service) -> Starlette:
         return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def openapi(request: Request) -> Response:
-        return _json(200, describe_api(service.limits))
+        return _json(200, described)
 
     def route(path: str, handler: Handler, method: str) -> Route:
         return Route(path, _guarded(service, path, handler), methods=[method])

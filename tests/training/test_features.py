@@ -123,7 +123,6 @@ def compute(
         make_engine("cpu", preprocessing, ALONE.device, 64),
         ALONE,
         torch.float32,
-        views=2,
         on_bad_sample=on_bad_sample,
         pause=pause,
     )

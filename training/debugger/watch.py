@@ -86,12 +86,10 @@ class Debugger:
         self._open.close()
 
     def before_step(self, number: int) -> None:
-        """See `Recorder`."""
         if self._recorder is not None:
             self._recorder.before_step(number)
 
     def after_backward(self) -> None:
-        """See `Recorder`."""
         if self._recorder is not None:
             self._recorder.after_backward(self._model)
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from bintally.dataset.shard_cache import ShardCache, shard_cache
 from bintally.dataset.shard_files import WINDOWS_HELD
 from bintally.errors import UsageError, WorkError
 from bintally.options import DeviceName, EngineName, PrecisionName
-from bintally.ray_cluster import connect
+from bintally.ray_cluster import RayCluster
 from bintally.storage.folder import Folder, delete_temporary_files, write_atomically
 from bintally.storage.opening import open_place
 from bintally.storage.place import TEMPORARY_SUFFIX
@@ -162,12 +161,7 @@ def predict_bulk(job: BulkJob, output: Path, *, ray_address: str | None = None) 
         say(f"{finished} parts are there already")
     with Progress("counting", len(ids), "photos") as progress:
         progress.update(finished * PART)
-        run = (
-            _run_on_ray(job, todo, len(ids), ray_address)
-            if ray_address
-            else _run(job, todo, len(ids))
-        )
-        for begin, data in run:
+        for begin, data in _run(job, todo, len(ids), ray_address):
             write_atomically(parts / _name(begin), data)
             progress.update(min(PART, len(ids) - begin))
     failed = _join(parts, output, len(ids))
@@ -200,40 +194,30 @@ def _empty(parts: Path) -> None:
     (parts / KEY).unlink(missing_ok=True)
 
 
-def _run(job: BulkJob, begins: Sequence[int], total: int) -> Iterator[tuple[int, bytes]]:
-    for begin in begins:
-        yield begin, count_part(job, begin, min(total, begin + PART))
+@dataclass(frozen=True)
+class _Part:
+    job: BulkJob
+    begin: int
+    end: int
+
+    def run(self) -> tuple[int, bytes]:
+        return self.begin, count_part(self.job, self.begin, self.end)
 
 
-def _run_on_ray(
-    job: BulkJob, begins: Sequence[int], total: int, address: str
+def _run(
+    job: BulkJob, begins: Sequence[int], total: int, ray_address: str | None
 ) -> Iterator[tuple[int, bytes]]:
-    """As Ray tasks of a core each, or of a GPU; lost nodes' parts are counted again on others."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    connect(address)
+    """Parts as they are done: counted by this process, or by a Ray cluster's."""
+    parts = [_Part(job, begin, min(total, begin + PART)) for begin in begins]
+    if ray_address is None:
+        yield from (part.run() for part in parts)
+        return
+    cluster = RayCluster(ray_address, gpus=1 if job.device == "cuda" else 0)
     try:
-        gpus = 1 if job.device == "cuda" else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=20)(count_part)
-        ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = iter(begins)
-        running: dict[Any, int] = {}
-        while True:
-            for begin in islice(waiting, ahead - len(running)):
-                running[task.remote(job, begin, min(total, begin + PART))] = begin
-            if not running:
-                return
-            for done in ray.wait([*running])[0]:
-                yield running.pop(done), ray.get(done)
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        raise WorkError(
-            f"the Ray cluster lost a part: {str(error).splitlines()[0]}; run the same command to "
-            "continue"
-        ) from error
+        yield from cluster.run(parts)
     finally:
+        import ray
+
         ray.shutdown()
 
 
