@@ -47,13 +47,14 @@ def bintally() -> int:
 def find_stages() -> None:
     """Sees to it that the stages' names mean ours, here and in the processes that this one starts.
 
-    Other people have folders called `training`, too. The current folder, in which `python -m`
-    looks first, is left out where it has one. Raises `UsageError` where PYTHONPATH leads to one.
+    Other people have folders called `training`, too. So nothing is looked for in the current one,
+    where `python -m` and `python -c` begin. Raises `UsageError` where PYTHONPATH leads to such.
     """
-    for stage in STAGES:
-        if sys.path[0] in ("", str(Path.cwd())) and _folder(stage) != HOME / stage:
+    if Path.cwd() != HOME:
+        os.environ["PYTHONSAFEPATH"] = "1"
+        if sys.path[0] in ("", str(Path.cwd())):
             del sys.path[0]
-            os.environ["PYTHONSAFEPATH"] = "1"
+    for stage in STAGES:
         if (folder := _folder(stage)) != HOME / stage:
             raise UsageError(
                 f"the package {stage} is found in {folder}, and not in {HOME}, beside bintally; "

@@ -25,7 +25,7 @@ __all__ = ["Service"]
 
 State = Literal["starting", "ready", "draining"]
 
-logger = logging.getLogger("bintally.serving")
+logger = logging.getLogger("serving")
 
 
 class Service:

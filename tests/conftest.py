@@ -156,3 +156,27 @@ def shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = Options(shard_samples=30)
     build(open_place(bucket), open_place(folder), options, distributor=Processes(1), connections=8)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of many shards."""
+    from sharding.build import build
+    from sharding.distribute import Processes
+    from sharding.planning.plan import Options
+
+    folder = tmp_path_factory.mktemp("small") / "dataset"
+    build(
+        open_place(bucket),
+        open_place(folder),
+        Options(shard_samples=6),
+        distributor=Processes(1),
+        connections=8,
+    )
+    return folder
+
+
+@pytest.fixture
+def shards_on_s3(small_shards: Path, s3: str) -> str:
+    copy(open_place(small_shards), open_place(f"{s3}/shards"))
+    return f"{s3}/shards"

@@ -30,15 +30,7 @@ from training.launch.distributed import Process
 from training.loop import Callback, Loop, Position, Step
 from training.metrics import most_frequent_count
 from training.report.history import epoch_line, history_bytes, read_history
-from training.report.results import (
-    BEST,
-    EVALUATION,
-    LAST,
-    METRICS,
-    REPORT,
-    RULES_FILE,
-    write_results,
-)
+from training.report.results import BEST, LAST, METRICS, REPORT, RESULTS, RULES_FILE, write_results
 from training.survival.checkpoint_writer import CheckpointWriter
 from training.survival.interruption import Diverged, LossDiverged, Survival, Terminated
 from training.survival.resumption import describe_last, find_earlier, read_together
@@ -289,9 +281,7 @@ class Trainer(Callback):
             if evaluation is not None:
                 baseline = most_frequent_count(self.dataset.splits["train"].class_counts)
                 write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
-                self.writer.submit(
-                    {name: (config.run / name).read_bytes() for name in (EVALUATION, REPORT)}
-                )
+                self.writer.submit({name: (config.run / name).read_bytes() for name in RESULTS})
                 self.writer.flush()
                 print(f"report: {config.run / REPORT}")
             self.writer.finish()

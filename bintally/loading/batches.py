@@ -126,7 +126,7 @@ def _settle(samples: Samples, *, go_on: bool) -> None:
     except WorkError as error:
         if not go_on:
             raise
-        logger.warning(f"warning: {error}; its photos are taken as they are")
+        logger.warning(f"{error}; its photos are taken as they are")
 
 
 def _first_bad(samples: Samples, ahead: Iterable[Indices]) -> int | None:

@@ -101,7 +101,7 @@ class FolderLease(Lease):
             file.truncate(0)
             file.write(self._record())
             logger.warning(
-                f"warning: {self.place}: this file system knows no locks; see to it that nothing "
+                f"{self.place}: this file system knows no locks; see to it that nothing "
                 "else writes here meanwhile"
             )
         return self._is_own(_read_anew(file))

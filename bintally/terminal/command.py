@@ -9,6 +9,7 @@ its traceback.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 from bintally.errors import CommandError
 from bintally.machine import open_files_limit
+from bintally.terminal.progress import say
 
 __all__ = ["main", "run_command"]
 
@@ -58,6 +60,13 @@ def main(
     return run_command(execute)
 
 
+class _BesideBars(logging.Handler):
+    """Shows what the library logs, and breaks no progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {self.format(record)}")
+
+
 def prepare_process() -> None:
     """Makes up for what a process may be started without: standard streams, characters in them
     beyond ASCII, more than a few open files, and OpenMP threads that give way; to be called before
@@ -73,6 +82,9 @@ def prepare_process() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     open_files_limit()
+    library = logging.getLogger("bintally")
+    library.addHandler(_BesideBars())
+    library.propagate = False
     # A thread that has done its part of an operator waits for the others. Where it spins meanwhile,
     # as it does by default, it holds up the very thread that shares its core with a neighbour:
     # EfficientNet-Lite0 on two cores, one of them also another session's, made 3.2 photos/s, and

@@ -30,7 +30,7 @@ __all__ = ["make_app"]
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 
-logger = logging.getLogger("bintally.serving")
+logger = logging.getLogger("serving")
 
 Handler = Callable[[Request], Awaitable[Response]]
 

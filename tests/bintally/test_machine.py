@@ -38,7 +38,8 @@ def test_closed_streams_end_no_command_and_nothing_is_written_into_a_file(
 ) -> None:
     code = f"""
 import os, sys
-from bintally.terminal.command import UsageError, prepare_process, run_command
+from bintally.errors import UsageError
+from bintally.terminal.command import prepare_process, run_command
 from bintally.terminal.progress import Progress, say
 
 def work():
@@ -124,7 +125,7 @@ def test_workers_start_however_long_the_name_of_the_folder_for_temporary_files(
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = """
-from bintally.storage.place import open_place
+from bintally.storage.opening import open_place
 from sharding.distribute import Processes
 from sharding.source.metadata_job import MetadataJob
 

@@ -17,7 +17,7 @@ from bintally.loading.preprocessing import Preprocessing
 from bintally.options import EngineName
 from bintally.storage.opening import open_place
 from tests.bintally.loading.test_engines import agree
-from tests.training.test_fit import settings
+from tests.training.runs import settings
 from training.fit import fit
 
 pytestmark = pytest.mark.gpu

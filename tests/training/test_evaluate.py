@@ -34,14 +34,14 @@ def evaluated(folder: Path, left_out: set[int] | None) -> Evaluation:
 
 
 def test_a_photo_that_does_not_decode_is_named_left_out_and_counted(
-    damaged: tuple[Path, list[int]], shards: Path, capsys: pytest.CaptureFixture[str]
+    damaged: tuple[Path, list[int]], shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, bad = damaged
     samples = open_samples(folder)
     whole, left_out = evaluated(shards, set()), set[int]()
     assert whole.left_out == 0
     found = evaluated(folder, left_out)
-    told = capsys.readouterr().err
+    told = caplog.text
     for index in bad:
         assert f"{samples.where(index)}: the photo does not decode; it is left out" in told
     rest = np.setdiff1d(np.arange(len(samples)), bad)

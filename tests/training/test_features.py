@@ -28,17 +28,17 @@ from bintally.options import OnBadSample
 from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from tests.bintally.counting.test_model import build
-from tests.bintally.dataset.test_shard_files import CountingPlace, shards_on_s3, small_shards
 from tests.bintally.loading.test_batches import damaged
 from tests.conftest import REPOSITORY
-from tests.training.test_fit import arguments, settings, torchrun
+from tests.counting_place import CountingPlace
+from tests.training.runs import arguments, settings, torchrun
 from training.features import Features, compute_features
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
 from training.inputs import FeatureInputs
 from training.launch.distributed import Process
 
-__all__ = ["damaged", "shards_on_s3", "small_shards"]  # Fixtures.
+__all__ = ["damaged"]  # A fixture.
 
 ALONE = Process(0, 1, 0, torch.device("cpu"))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,57 +18,10 @@ from bintally.dataset.manifest import SPLITS
 from bintally.errors import UsageError
 from bintally.storage.opening import open_place
 from tests.conftest import REPOSITORY, Command, copy
+from tests.training.runs import SMALL, arguments, same_tensors, settings, torchrun
 from training.config import FitConfig
 from training.fit import fit
 from training.inference.measure import measure
-
-SMALL: dict[str, Any] = {
-    "backbone": "timm:test_resnet",
-    "weights": "none",
-    "image_size": 64,
-    "epochs": 2,
-    "batch_size": 16,
-    "precision": "fp32",
-}
-
-
-def settings(shards: Path, run: Path, **more: Any) -> FitConfig:
-    return FitConfig(str(shards), run, **(SMALL | more))
-
-
-def arguments(config: FitConfig) -> list[str]:
-    """The command line that says what `config` says."""
-    words = ["--shards", config.shards, "--run", str(config.run)]
-    for name in (*SMALL, "trainable", "checkpoint_every_steps", "lr"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    return [*words, "--resume"] if config.resume else words
-
-
-def torchrun(processes: int, *command: object) -> subprocess.CompletedProcess[str]:
-    """Runs one of our commands under torchrun, without a fixed port."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    # Without the two dashes torchrun takes our --run for one of its own options.
-    launcher += [f"--nproc-per-node={processes}", "-m", "--"]
-    return subprocess.run(
-        [*launcher, *map(str, command)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def same_tensors(a: Path, b: Path) -> bool:
-    (one, _), (two, _) = read_checkpoint(a), read_checkpoint(b)
-    return all(torch.equal(one.model[k], two.model[k]) for k in one.model | two.model)
-
-
-@pytest.fixture(scope="module")
-def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs."""
-    run = tmp_path_factory.mktemp("finished")
-    fit(settings(shards, run))
-    return run
 
 
 def test_a_run_leaves_checkpoints_metrics_and_report(finished: Path) -> None:
@@ -251,65 +202,6 @@ def test_two_processes_train_on_the_batches_of_one(
         assert one["train"]["samples"] == two["train"]["samples"] == 60
         for split in ("train", "validation"):
             assert one[split]["loss"] == pytest.approx(two[split]["loss"], abs=1e-3)
-
-
-def predictions(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_predict_answers_with_the_count_that_evaluation_finds(
-    finished: Path, shards: Path, bucket: Path, run: Command, tmp_path: Path
-) -> None:
-    from tests.sharding.test_build import samples_in_tars
-
-    ids = [id_ for id_, (split, *_) in samples_in_tars(shards).items() if split == "test"]
-    photos = [bucket / f"bin-images/{id_}.jpg" for id_ in ids]
-    answers = predictions(
-        run("training", "predict", "--checkpoint", finished / "best.pt", *photos, check=True)
-    )
-    assert [Path(answer["image"]).stem for answer in answers] == ids
-    for answer in answers:
-        probabilities = answer["probabilities"]
-        assert sum(probabilities.values()) == pytest.approx(1)
-        assert answer["confidence"] == max(probabilities.values())
-        assert probabilities[str(answer["count"])] == answer["confidence"]
-    run(
-        *("training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", shards),
-        *("--precision", "fp32", "--output", tmp_path),
-        check=True,
-    )
-    matrix = evaluation(tmp_path)["confusion_matrix"]
-    columns = [sum(column) for column in zip(*matrix, strict=True)]
-    assert columns == [sum(answer["count"] == count for answer in answers) for count in range(6)]
-
-
-def test_the_count_is_no_class_index(bucket: Path, tmp_path: Path, finished: Path) -> None:
-    """The original's trap: with classes that do not begin at 0, an index is not a count."""
-    from bintally.counting.checkpoint import write_checkpoint
-    from training.inference.predict import predict
-
-    checkpoint, _ = read_checkpoint(finished / "best.pt")
-    shifted = vars(checkpoint) | {"classes": [10, 11, 12, 13, 14, 15]}
-    write_checkpoint(tmp_path / "shifted.pt", type(checkpoint)(**shifted))
-    photo = [bucket / "bin-images/00001.jpg"]
-    (plain,) = predict(finished / "best.pt", photo, device="cpu", engine="auto")
-    (answer,) = predict(tmp_path / "shifted.pt", photo, device="cpu", engine="auto")
-    assert answer["count"] == plain["count"] + 10
-    assert answer["expected"] == pytest.approx(plain["expected"] + 10)
-
-
-def test_a_bad_photo_fails_alone(
-    finished: Path, bucket: Path, tmp_path: Path, run: Command
-) -> None:
-    good = bucket / "bin-images/00001.jpg"
-    cut = tmp_path / "cut.jpg"
-    cut.write_bytes(good.read_bytes()[:3000])
-    photos: Sequence[Path] = [cut, good, tmp_path / "missing.jpg"]
-    result = run("training", "predict", "--checkpoint", finished / "best.pt", *photos)
-    assert result.returncode == 1
-    answers = predictions(result)
-    assert ["error" in answer for answer in answers] == [True, False, True]
-    assert 0 <= answers[1]["count"] <= 5
 
 
 def test_a_checkpoint_for_other_counts_is_refused(

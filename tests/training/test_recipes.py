@@ -16,8 +16,8 @@ from bintally.counting.checkpoint import checkpoint_bytes, read_checkpoint
 from bintally.counting.model import CountNet, build_model
 from bintally.errors import UsageError
 from tests.conftest import Command
+from tests.training.runs import settings
 from tests.training.survival.test_survival import be_terminated
-from tests.training.test_fit import settings
 from training.config import FitConfig, MetricName
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data

@@ -285,7 +285,7 @@ def test_a_lost_node_costs_a_search_nothing(
 def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
     shards: Path, tmp_path: Path
 ) -> None:
-    from tests.training.test_fit import torchrun
+    from tests.training.runs import torchrun
 
     (tmp_path / "space.toml").write_text(
         "lr = [0.01]\nepochs = 2\nbatch_size = 16\nhead_width = 16\n"

@@ -22,6 +22,7 @@ __all__ = [
     "LAST",
     "METRICS",
     "REPORT",
+    "RESULTS",
     "RULES_FILE",
     "TRACE",
     "write_results",
@@ -32,6 +33,8 @@ BEST = "best.pt"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
+RESULTS = (EVALUATION, REPORT)
+"""What is there when a run is done."""
 RULES_FILE = "rules.json"
 EVENTS = "tensorboard"
 TRACE = "trace.json"

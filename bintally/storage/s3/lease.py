@@ -90,7 +90,7 @@ class S3Lease(Lease):
         refuses = all(self._put_if(version) is None for version in (None, '"no such version"'))
         if not refuses:
             logger.warning(
-                f"warning: {self.place}: this S3 server ignores If-Match or If-None-Match, so that "
+                f"{self.place}: this S3 server ignores If-Match or If-None-Match, so that "
                 "two processes could begin to write here at once; see to it that none does"
             )
         return refuses

@@ -94,7 +94,7 @@ def test_weights_come_from_a_file_of_the_librarys_own(backbone: str, tmp_path: P
 
 def test_weights_come_from_a_checkpoint_of_ours(shards: Path, tmp_path: Path) -> None:
     from bintally.counting.checkpoint import read_checkpoint
-    from tests.training.test_fit import settings
+    from tests.training.runs import settings
     from training.fit import fit
 
     config = settings(shards, tmp_path, epochs=1, ema=0.5)

@@ -28,10 +28,10 @@ from tests.conftest import REPOSITORY
 
 HOLD = """
 import sys
-import bintally.storage.lease, bintally.storage.s3.lease
-from bintally.storage.place import open_place
+import bintally.storage.s3.lease
+from bintally.storage.opening import open_place, take_lease
 bintally.storage.s3.lease.TIME_TO_LIVE_S, bintally.storage.s3.lease.RENEWED_EVERY_S = 2.0, 0.3
-with bintally.storage.lease.take_lease(open_place(sys.argv[1])) as lease:
+with take_lease(open_place(sys.argv[1])) as lease:
     print("held", flush=True)
     for line in sys.stdin:
         lease.put("x", line.encode())
@@ -288,14 +288,14 @@ def server_without_conditions(
 def test_a_server_that_knows_no_conditions_is_named_and_a_holder_still_respected(
     server_without_conditions: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(bintally.storage.s3.lease, "TIME_TO_LIVE_S", 2.0)
     monkeypatch.setattr(bintally.storage.s3.lease, "RENEWED_EVERY_S", 0.3)
     place = open_place(f"{server_without_conditions}/x")
     assert isinstance(place, S3Prefix)
     with take_lease(place) as lease:
-        assert "ignores If-Match or If-None-Match" in capsys.readouterr().err
+        assert "ignores If-Match or If-None-Match" in caplog.text
         with pytest.raises(WorkError, match="is writing here"):
             take_lease(place)
         lease.check()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bintally.errors import UsageError
-from tests.training.test_fit import settings
+from tests.training.runs import settings
 from training.debugger.recorder import EVERY, MachineSampler, Recorder
 from training.debugger.rules import RULES, Records, apply_rules
 from training.fit import fit
@@ -216,7 +216,7 @@ def test_without_the_debugger_nothing_is_recorded(shards: Path, tmp_path: Path) 
 
 
 def test_recording_changes_no_weight(shards: Path, tmp_path: Path) -> None:
-    from tests.training.test_fit import same_tensors
+    from tests.training.runs import same_tensors
 
     for name in ("on", "off"):
         fit(settings(shards, tmp_path / name, debugger=name == "on"))

@@ -16,7 +16,7 @@ from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.opening import open_place
 from tests.conftest import Command
-from tests.training.test_fit import settings
+from tests.training.runs import settings
 from training.fit import fit
 from training.inference.export import ExportedCounter, export
 

@@ -16,8 +16,8 @@ from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.plan import Options
 from tests.conftest import Command, contents
+from tests.training.runs import settings
 from tests.training.survival.test_survival import ALONE
-from tests.training.test_fit import settings
 from training.evaluate import evaluate_batches
 from training.fit import fit
 

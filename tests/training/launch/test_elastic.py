@@ -16,8 +16,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from bintally.counting.checkpoint import read_checkpoint
 from tests.conftest import REPOSITORY
+from tests.training.runs import arguments, settings
 from tests.training.survival.test_survival import workers
-from tests.training.test_fit import arguments, settings
 from training.config import FitConfig
 
 EVENTS = 20

@@ -13,8 +13,8 @@ import pytest
 
 from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
+from tests.training.runs import arguments, same_tensors, settings, torchrun
 from tests.training.survival.test_survival import timeless
-from tests.training.test_fit import arguments, same_tensors, settings, torchrun
 from training.config import FitConfig
 from training.launch.sagemaker import CHECKPOINTS, with_job
 

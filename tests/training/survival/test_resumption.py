@@ -18,8 +18,8 @@ from bintally.dataset.manifest import read_dataset
 from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place, take_lease
 from tests.conftest import contents, copy
+from tests.training.runs import settings
 from tests.training.survival.test_survival import ALONE, be_terminated
-from tests.training.test_fit import settings
 from training.config import FitConfig
 from training.fit import fit
 from training.report.history import history_bytes, read_history

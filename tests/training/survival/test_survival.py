@@ -30,7 +30,7 @@ from bintally.storage.folder import Folder
 from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from tests.conftest import REPOSITORY
-from tests.training.test_fit import arguments, same_tensors, settings, torchrun
+from tests.training.runs import arguments, same_tensors, settings, torchrun
 from training.config import FitConfig
 from training.fit import fit
 from training.launch.distributed import Process
