@@ -39,7 +39,7 @@ TRACED = re.compile(
     r"(?P<head><!--= (?P<name>.*?)(?: as (?P<spec>\S+))? -->)(?P<shown>.*?)(?P<foot><!--/-->)",
     re.DOTALL,
 )
-TOLD = re.compile(r"<!--: (?P<what>.*?) -->.*?<!--/-->", re.DOTALL)
+EXPLAINED = re.compile(r"<!--: (?P<what>.*?) -->.*?<!--/-->", re.DOTALL)
 TABLE = re.compile(
     r"(?P<head><!-- table: (?P<name>\S+)(?P<columns>.*?)-->\n)"
     r"(?P<shown>.*?)(?P<foot><!-- /table -->)",
@@ -151,7 +151,7 @@ def untraced(text: str) -> Iterator[str]:
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", "\x00", match[0])
 
-    for pattern in (*OTHERWISE_FINE[:2], TABLE, TRACED, TOLD):
+    for pattern in (*OTHERWISE_FINE[:2], TABLE, TRACED, EXPLAINED):
         text = pattern.sub(blank, text)
     for pattern in OTHERWISE_FINE:
         text = pattern.sub(blank, text)

@@ -45,12 +45,12 @@ def check_quantity(answer: Answer, expected_quantity: int) -> dict[str, Any]:
     quantity that is none of its classes a model knows nothing: `matches` and the confidence are
     None then.
     """
-    judged: dict[str, Any] = {"expected_quantity": expected_quantity}
+    checked: dict[str, Any] = {"expected_quantity": expected_quantity}
     if expected_quantity not in answer.probabilities:
-        return judged | {"matches": None, "verdict": "unsure", "verdict_confidence": None}
+        return checked | {"matches": None, "verdict": "unsure", "verdict_confidence": None}
     matches = answer.count == expected_quantity
     probability = answer.probabilities[expected_quantity]
     # Rounding may leave a sum of probabilities a hair away from one.
     confidence = probability if matches else max(0.0, 1.0 - probability)
     verdict = ("match" if matches else "mismatch") if confidence >= SURE else "unsure"
-    return judged | {"matches": matches, "verdict": verdict, "verdict_confidence": confidence}
+    return checked | {"matches": matches, "verdict": verdict, "verdict_confidence": confidence}

@@ -55,8 +55,8 @@ class Shape:
         gpus = config.gpus_per_replica
         if gpus < 0:
             gpus = 1.0 if num_gpus else 0.0
-        room = int(num_gpus / gpus) if gpus else min(num_cores, MOST_CPU_REPLICAS)
-        least = config.replicas or max(1, room)
+        fitting = int(num_gpus / gpus) if gpus else min(num_cores, MOST_CPU_REPLICAS)
+        least = config.replicas or max(1, fitting)
         return cls(
             least=least,
             most=max(least, config.max_replicas),

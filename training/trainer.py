@@ -306,9 +306,9 @@ class Trainer(Callback):
         self.writer.flush()
         epoch, step = divmod(error.number, loop.steps)
         batch = next(training_batches(self.order.epoch(epoch), config.batch_size, step))
-        told = error.explain([self.train.ids[i] for i in batch])
+        reason = error.explain([self.train.ids[i] for i in batch])
         return LossDiverged(
-            f"epoch {epoch + 1}, step {step + 1}: {told}; {describe_last(config.run)}; "
+            f"epoch {epoch + 1}, step {step + 1}: {reason}; {describe_last(config.run)}; "
             f"try a lower --lr than {config.lr}, or --precision fp32"
         )
 

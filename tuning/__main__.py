@@ -28,11 +28,11 @@ class Search(SearchConfig):
         from tuning.search import search
 
         config = SearchConfig(**{f.name: getattr(self, f.name) for f in fields(SearchConfig)})
-        told = search(config)
-        best, metric = told["best"], told["metric"]
+        summary = search(config)
+        best, metric = summary["best"], summary["metric"]
         settings = ", ".join(f"{name} {value}" for name, value in best["parameters"].items())
         print(f"best: trial {best['number']}, validation {metric} {best['value']:.4f}: {settings}")
-        if (test := told["winner"]["test"]) is not None:
+        if (test := summary["winner"]["test"]) is not None:
             always = test["baseline"]
             print(
                 f"test, {test['samples']:,} photos seen once: "

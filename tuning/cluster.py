@@ -65,16 +65,16 @@ class Resources:
         gpus = sum(node.get("GPU", 0) for node in nodes) if share else 0
         if share and not gpus:
             raise UsageError(f"{flag}: the Ray cluster has no GPU")
-        room = trials_at_a_time(nodes, worker, workers)
-        if room < 1:
+        most = trials_at_a_time(nodes, worker, workers)
+        if most < 1:
             what = "each of a trial's processes" if workers > 1 else "a trial"
             have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
             raise UsageError(
-                f"{what} takes {_told(worker)}, and the nodes of the Ray cluster have no room for "
-                f"{workers if workers > 1 else 'it'} ({have}); see --cpus-per-trial, "
+                f"{what} takes {_describe(worker)}, and the nodes of the Ray cluster have no room "
+                f"for {workers if workers > 1 else 'it'} ({have}); see --cpus-per-trial, "
                 "--gpus-per-trial and --workers-per-trial"
             )
-        concurrency = min(config.concurrency or room, config.trials)
+        concurrency = min(config.concurrency or most, config.trials)
         able = [node for node in nodes if trials_at_a_time([node], worker, 1)]
         cores = max(1, int(max(node.get("CPU", 0) for node in able)))
         return Resources(cores, gpus, workers, worker, concurrency)
@@ -146,7 +146,7 @@ def _ask_for(worker: Mapping[str, float], workers: int, trials: int) -> list[dic
     or when none came in time."""
     from ray.autoscaler.sdk import request_resources
 
-    say(f"waiting for the Ray cluster's autoscaler to add nodes: a trial takes {_told(worker)}")
+    say(f"waiting for the Ray cluster's autoscaler to add nodes: a trial takes {_describe(worker)}")
     request_resources(bundles=[dict(worker)] * (workers * trials))
     until = time.monotonic() + NODES_S
     while not trials_at_a_time(nodes := _nodes(), worker, workers) and time.monotonic() < until:
@@ -156,5 +156,5 @@ def _ask_for(worker: Mapping[str, float], workers: int, trials: int) -> list[dic
     return nodes
 
 
-def _told(worker: Mapping[str, float]) -> str:
+def _describe(worker: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in worker.items())

@@ -93,8 +93,8 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
     ) -> None:
         number = number_of(trial.config, trial.trial_id)
         self._parameters[number] = trial.config["parameters"]
-        told = self._last.setdefault(number, {})
-        told |= {name: value for name, value in result.items() if name in TOLD}
+        reported = self._last.setdefault(number, {})
+        reported |= {name: value for name, value in result.items() if name in REPORTED}
         # One that inherited has another past.
         history = [*(result.get("past") or self._histories.get(number, []))]
         if (line := result.get("line")) is not None:
@@ -125,9 +125,9 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def _note(self, trial: Any, error: BaseException | None) -> None:
         number = number_of(trial.config, trial.trial_id)
-        told = self._last.get(number, {})
+        reported = self._last.get(number, {})
         history = self._histories.get(number, [])
-        status, reason = told.get("status"), told.get("reason", "")
+        status, reason = reported.get("status"), reported.get("reason", "")
         if error is not None:
             memory = isinstance(getattr(error, "cause", error), OutOfMemoryError)
             status = "out-of-memory" if memory else "failed"
@@ -146,8 +146,8 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def _write(self, number: int, parameters: Mapping[str, Any], status: str, reason: str) -> None:
         if number in self._trials or self.fault:
             return
-        told = self._last.get(number, {})
-        best = told.get("best", {})
+        reported = self._last.get(number, {})
+        best = reported.get("best", {})
         value = best["validation"][self._task.base.best_metric] if best else None
         over = Trial(
             number,
@@ -156,9 +156,9 @@ class Journal(tune.Callback, tune.Stopper):  # type: ignore[misc]
             value if status in ("finished", "stopped") else None,
             best,
             self._histories.get(number, []),
-            told.get("time_total_s", 0.0),
+            reported.get("time_total_s", 0.0),
             self._gpus,
-            told.get("node", ""),
+            reported.get("node", ""),
             reason,
         )
         self._trials[number] = over
@@ -194,7 +194,7 @@ def _last_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else "lost"
 
 
-TOLD = ("best", "status", "reason", "node", "time_total_s")
+REPORTED = ("best", "status", "reason", "node", "time_total_s")
 
 
 def _short(value: object) -> str:

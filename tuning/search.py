@@ -96,7 +96,7 @@ class _Search:
         with self._timed("winner"):
             winner = self._train_winner(best, home)
             beside = self._capstone(features) if heads and self.config.preset == CAPSTONE else None
-        return self._tell(trials, ended, best, winner, beside)
+        return self._write_results(trials, ended, best, winner, beside)
 
     def _features(self) -> tuple[dict[str, Any], str]:
         """References to the features of every backbone there is to try, and their node."""
@@ -117,10 +117,10 @@ class _Search:
                 f"{backbone}: features of {self.dataset.splits['train'].samples:,} photos in both "
                 f"views and {self.dataset.splits['validation'].samples:,} to validate on, once"
             )
-            reference, told = compute.options(num_returns=2).remote(
+            reference, node = compute.options(num_returns=2).remote(
                 config, os.environ.get("BINTALLY_CACHE")
             )
-            home = result(told)
+            home = result(node)
             features[backbone] = reference
         return features, home
 
@@ -286,7 +286,7 @@ class _Search:
         best: dict[str, Any] = result(train.remote(config, reference))
         return best
 
-    def _tell(
+    def _write_results(
         self,
         trials: Sequence[Trial],
         ended: str,
@@ -298,7 +298,7 @@ class _Search:
         from tuning.report.page import render_search_report
 
         config = self.config
-        told = {
+        summary = {
             "metric": config.metric,
             "mode": "min" if self.lower_is_better else "max",
             "algorithm": config.algorithm,
@@ -327,11 +327,11 @@ class _Search:
             [(t.parameters, t.value) for t in trials if t.value is not None],
             lower_is_better=self.lower_is_better,
         )
-        page = render_search_report(told, trials, self.space.to_dict(), importance=shares)
+        page = render_search_report(summary, trials, self.space.to_dict(), importance=shares)
         write_csv(self.folder / CSV, trials)
-        write_atomically(self.folder / BEST_TRIAL, (json.dumps(told, indent=1) + "\n").encode())
+        write_atomically(self.folder / BEST_TRIAL, (json.dumps(summary, indent=1) + "\n").encode())
         write_atomically(self.folder / SEARCH_REPORT, page.encode())
-        return told
+        return summary
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -92,10 +92,10 @@ def _gather(context: Context, folder: Path, environment: dict[str, Any]) -> dict
     """All results so far, in one file."""
     parts = sorted(context.results.glob("*.json"))
     parts += sorted((context.results / PUBLISHED).glob("*.json"))
-    told = {path.stem: json.loads(path.read_text()) for path in parts}
-    told |= {"environment": environment, "compiled": _epochs(context.work / "compiled")}
-    write_atomically(folder / GPU_JSON, (json.dumps(told, indent=1) + "\n").encode())
-    return told
+    report = {path.stem: json.loads(path.read_text()) for path in parts}
+    report |= {"environment": environment, "compiled": _epochs(context.work / "compiled")}
+    write_atomically(folder / GPU_JSON, (json.dumps(report, indent=1) + "\n").encode())
+    return report
 
 
 def _epochs(run: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from training.report.results import EVALUATION, METRICS
 
 __all__ = ["lite0", "main"]
 
-TOLD = ("samples", "accuracy", "within_one", "rmse", "mae")
+REPORTED = ("samples", "accuracy", "within_one", "rmse", "mae")
 
 
 def main(context: Context) -> int:
@@ -43,7 +43,7 @@ def main(context: Context) -> int:
         processes.append(subprocess.Popen([sys.executable, "-m", "training", *fit]))
     began = time.monotonic()
     failed = sum(process.wait() != 0 for process in processes)
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "photos": bucket.name,
         "weights": context.weights.rpartition("/")[2],
         "epochs": epochs,
@@ -51,11 +51,11 @@ def main(context: Context) -> int:
         "seconds": round(time.monotonic() - began, 1),
         "seeds": {seed: outcome(context.work / f"run{seed}", epochs) for seed in seeds},
     }
-    tests = [seed["test"] for seed in told["seeds"].values() if "test" in seed]
+    tests = [seed["test"] for seed in report["seeds"].values() if "test" in seed]
     if tests:
-        told["mean"] = {name: statistics.fmean(test[name] for test in tests) for name in TOLD}
-    context.keep("accuracy", told)
-    context.say(told)
+        report["mean"] = {name: statistics.fmean(test[name] for test in tests) for name in REPORTED}
+    context.keep("accuracy", report)
+    context.say(report)
     return int(failed > 0)
 
 
@@ -66,17 +66,17 @@ def lite0(context: Context) -> list[str]:
 
 def outcome(run: Path, epochs: int) -> dict[str, Any]:
     """Of the test split, and epoch by epoch."""
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     if (run / EVALUATION).exists():
         evaluation = json.loads((run / EVALUATION).read_text())
-        told["test"] = {name: evaluation[name] for name in TOLD}
+        report["test"] = {name: evaluation[name] for name in REPORTED}
     lines = read_history(run / METRICS, epochs)
-    told["images_per_s"] = [round(line["images_per_s"]) for line in lines]
-    told["data_wait_share"] = [round(line["data_wait_share"], 3) for line in lines]
-    told["validation"] = [
-        {name: round(line["validation"][name], 4) for name in TOLD} for line in lines
+    report["images_per_s"] = [round(line["images_per_s"]) for line in lines]
+    report["data_wait_share"] = [round(line["data_wait_share"], 3) for line in lines]
+    report["validation"] = [
+        {name: round(line["validation"][name], 4) for name in REPORTED} for line in lines
     ]
-    return told
+    return report
 
 
 if __name__ == "__main__":

@@ -55,17 +55,17 @@ def main(context: Context) -> None:
         "damaged photos": lambda: damaged_photos(context, photos),
         "lines that wait": lambda: waits(context),
     }
-    told: dict[str, Any] = {"seconds": {}}
+    report: dict[str, Any] = {"seconds": {}}
     for name, part in parts.items():
         began = time.monotonic()
         try:
-            told[name] = part()
+            report[name] = part()
         except Exception as error:
             traceback.print_exc()
-            told[name] = failure(error)
-        told["seconds"][name] = round(time.monotonic() - began, 1)
-        context.keep("check", told)
-        context.say({name: told[name]})
+            report[name] = failure(error)
+        report["seconds"][name] = round(time.monotonic() - began, 1)
+        context.keep("check", report)
+        context.say({name: report[name]})
 
 
 def pillow(photo: NDArray[np.uint8]) -> torch.Tensor:
@@ -115,7 +115,7 @@ def pixels_beside_pillow(context: Context, photos: Sequence[NDArray[np.uint8]]) 
 
 def the_same_twice(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
     """Photos that a second run, their place in the batch, or the rest of it give other pixels."""
-    told = {}
+    report = {}
     for share in SHARES:
         engine = DaliEngine(PREPROCESSING, context.device, len(photos), THREADS, share)
         first = run(engine, photos).clone()
@@ -124,10 +124,10 @@ def the_same_twice(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dic
             "reversed": run(engine, photos[::-1]).flip(0).clone(),
             "alone": torch.cat([run(engine, [photo]) for photo in photos]),
         }
-        told[f"JPEG unit {share:.0%}"] = {
+        report[f"JPEG unit {share:.0%}"] = {
             name: int((first != other).flatten(1).any(1).sum()) for name, other in others.items()
         }
-    return told
+    return report
 
 
 def batches_live_on(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def batches_live_on(context: Context, photos: Sequence[NDArray[np.uint8]]) -> di
     rng = np.random.default_rng(0)
     number = 4 if context.smallest else 40
     order = [rng.integers(0, len(photos), int(rng.integers(1, 33))) for _ in range(number)]
-    told = {}
+    report = {}
     names: tuple[EngineName, ...] = ("dali", "cpu")
     for name in names:
         engine = make_engine(name, PREPROCESSING, context.device, 32)
@@ -157,8 +157,8 @@ def batches_live_on(context: Context, photos: Sequence[NDArray[np.uint8]]) -> di
         context.wait()
         for how, sums in (("kept", [b.double().sum() for b in kept]), ("late", late)):
             pairs = zip(sums, wanted, strict=True)
-            told[f"{name}, {how}"] = max(abs(s.item() - w) for s, w in pairs)
-    return told
+            report[f"{name}, {how}"] = max(abs(s.item() - w) for s, w in pairs)
+    return report
 
 
 def damaged_photos(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
@@ -172,9 +172,9 @@ def damaged_photos(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dic
         "40 bytes flipped": flipped,
         "no JPEG": np.frombuffer(b"not a photo" * 100, np.uint8),
     }
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name, photo in damaged.items():
-        told[name] = {}
+        report[name] = {}
         for engine in (
             DaliEngine(PREPROCESSING, context.device, 4, THREADS),
             CpuEngine(PREPROCESSING, context.device, THREADS),
@@ -184,9 +184,9 @@ def damaged_photos(context: Context, photos: Sequence[NDArray[np.uint8]]) -> dic
                 outcome = "pixels"
             except Exception as error:
                 outcome = failure(error)["failed"][:100]
-            told[name][type(engine).__name__] = outcome
+            report[name][type(engine).__name__] = outcome
             assert len(run(engine, [good] * 3)) == 3, "an engine works on after an error"
-    return told
+    return report
 
 
 def waits(context: Context) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def waits(context: Context) -> dict[str, Any]:
     process = Process(0, 1, 0, context.device)
     precision = precision_type("auto", context.device)
     engines: tuple[EngineName, ...] = ("dali", "cpu")
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name in engines:
         config = FitConfig("", Path(), backbone="resnet18", weights="none", batch_size=16)
         model, _ = build_model(
@@ -231,8 +231,8 @@ def waits(context: Context) -> dict[str, Any]:
         lines = collections.Counter(
             f"{Path(w.filename).name}:{w.lineno}" for w in caught if "ynchroniz" in str(w.message)
         )
-        told[name] = {"steps": loop.steps, "waits": dict(lines.most_common(20))}
-    return told
+        report[name] = {"steps": loop.steps, "waits": dict(lines.most_common(20))}
+    return report
 
 
 if __name__ == "__main__":

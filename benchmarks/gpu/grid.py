@@ -72,11 +72,11 @@ def main(context: Context) -> None:
         if context.left < MORE_S:
             break
         try:
-            told: dict[str, Any] = measured(context, setting)
+            report: dict[str, Any] = measured(context, setting)
         except Exception as error:
-            told = failure(error)
+            report = failure(error)
         fn.decoders.image, fn.external_source, dali_engine.PREFETCH = plain
-        results.append({"changed": changed, **told})
+        results.append({"changed": changed, **report})
         context.keep("grid", {"base": base, "results": results})
         context.say(results[-1])
 

@@ -39,10 +39,10 @@ def main(context: Context) -> None:
         if context.left < (COMPILE_S if variant.get("compile") else 8):
             continue
         try:
-            told: dict[str, Any] = measured(context, **variant)
+            report: dict[str, Any] = measured(context, **variant)
         except Exception as error:
-            told = failure(error)
-        results.append({"changed": variant, **told})
+            report = failure(error)
+        results.append({"changed": variant, **report})
         context.keep("model", results)
         context.say(results[-1])
 
@@ -99,16 +99,16 @@ def measured(
     launched = time.perf_counter() - began
     context.wait()
     seconds = time.perf_counter() - began
-    told = {
+    report = {
         "photos_per_s": round(steps * batch / seconds),
         "ms_a_step": round(1000 * seconds / steps, 1),
         "ms_to_launch": round(1000 * launched / steps, 1),
         "first_step_s": round(first, 1),
     }
     if context.on_gpu:
-        told["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        report["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         torch.cuda.reset_peak_memory_stats()
-    return told
+    return report
 
 
 if __name__ == "__main__":

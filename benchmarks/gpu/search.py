@@ -20,7 +20,7 @@ def main(context: Context) -> None:
     space, folder = context.work / "space.toml", context.work / "search"
     space.write_text(SPACE + "batch_size = 8\n" * context.smallest)
     trials = 2 if context.smallest else 8
-    told = search(
+    report = search(
         SearchConfig(
             str(context.work / ("rendered" if context.smallest else "shards0")),
             folder,
@@ -36,8 +36,8 @@ def main(context: Context) -> None:
     )
     kept = {
         "seconds": [round(trial.seconds, 1) for trial in read_trials(folder)],
-        "concurrency": told["concurrency"],
-        "gpu_hours": told["gpu_hours"],
+        "concurrency": report["concurrency"],
+        "gpu_hours": report["gpu_hours"],
     }
     context.keep("search", kept)
     context.say(kept)

@@ -15,9 +15,9 @@ def main(context: Context) -> None:
     file = make_checkpoint(context.work / "served.pt")
     command = [sys.executable, "-m", "serving", "--checkpoint", str(file), "--port", "0"]
     seconds = 0.5 if context.smallest else 4.0
-    told = measure(command, bucket=context.originals, duration=Plan(1, seconds, seconds / 4))
-    context.keep("serve", dict(told))
-    context.say(told)
+    report = measure(command, bucket=context.originals, duration=Plan(1, seconds, seconds / 4))
+    context.keep("serve", dict(report))
+    context.say(report)
 
 
 if __name__ == "__main__":

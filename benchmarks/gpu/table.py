@@ -12,26 +12,26 @@ __all__ = ["table"]
 NOT_MEASURED = "not measured"
 
 
-def table(told: Mapping[str, Any]) -> str:
+def table(report: Mapping[str, Any]) -> str:
     """The Markdown page of a `gpu.json`."""
-    environment = told["environment"]
+    environment = report["environment"]
     libraries = ", ".join(f"{n} {v}" for n, v in environment["libraries"].items())
     parts = [
         "# A quarter of an hour on a GPU",
         f"{environment['gpu'] or 'No GPU: a rehearsal'}, {environment['num_cores']} cores, Python "
         f"{environment['python']}, {libraries}; commit {environment['commit']}, "
         f"{environment['date'][:10]}. All that was measured is in [gpu.json](gpu.json).",
-        *([told["note"]] if "note" in told else []),
+        *([report["note"]] if "note" in report else []),
         "## Goals",
-        _rows(("goal", "measured"), _goals(told)),
+        _rows(("goal", "measured"), _goals(report)),
     ]
     sections = {
-        "Steps": (("step", "exit code", "s", "limit, s"), _steps(told)),
-        "Is it right?": (("check", "found"), _checks(told)),
-        f"The loader, in one process: {_base(told.get('grid', {}).get('base', {}))}": (
+        "Steps": (("step", "exit code", "s", "limit, s"), _steps(report)),
+        "Is it right?": (("check", "found"), _checks(report)),
+        f"The loader, in one process: {_base(report.get('grid', {}).get('base', {}))}": (
             ("changed", "photos/s", "CPU s per 1,000", "cores busy", "first batch, s"),
             _variants(
-                told.get("grid", {}).get("results", []),
+                report.get("grid", {}).get("results", []),
                 "cpu_s_per_1000",
                 "cores_busy",
                 "first_batch_s",
@@ -39,9 +39,9 @@ def table(told: Mapping[str, Any]) -> str:
         ),
         "The model alone: ResNet-50, batch 256, bf16": (
             ("changed", "photos/s", "ms a step", "of them to launch", "first step, s"),
-            _variants(told.get("model", []), "ms_a_step", "ms_to_launch", "first_step_s"),
+            _variants(report.get("model", []), "ms_a_step", "ms_to_launch", "first_step_s"),
         ),
-        "Epoch by epoch": (("training", "validation accuracy", "images/s"), _epochs(told)),
+        "Epoch by epoch": (("training", "validation accuracy", "images/s"), _epochs(report)),
     }
     for title, (columns, rows) in sections.items():
         if listed := [*rows]:
@@ -63,22 +63,22 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _goals(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    loader, training = _medians(told.get("loader")), _medians(told.get("training"))
+def _goals(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    loader, training = _medians(report.get("loader")), _medians(report.get("training"))
     ours, reader = loader.get("ours, DALI engine"), loader.get("DALI's reader")
     yield "loader, from originals: 8,000 photos/s", _rate(ours)
     yield "no slower than DALI's own reader", _ratio(ours, reader)
     whole, model = training.get("ours, end to end"), training.get("ours, model only")
     yield "ResNet-50, batch 256, bf16, end to end: 0.97 of model only", _ratio(whole, model)
-    compiled = [v for v in told.get("model", []) if v["changed"] == {"compile": True}]
+    compiled = [v for v in report.get("model", []) if v["changed"] == {"compile": True}]
     yield "model only, compiled", _rate(compiled[0].get("photos_per_s") if compiled else None)
-    epochs = told.get("compiled", [])  # The first one compiles.
+    epochs = report.get("compiled", [])  # The first one compiles.
     yield (
         "`fit --compile`, last epoch",
         _rate(epochs[-1]["images_per_s"] if len(epochs) > 1 else None),
     )
-    yield "EfficientNet-Lite0, all of it, 224 px, test split: 38% and RMSE 1.15", _accuracy(told)
-    search = told.get("search")
+    yield "EfficientNet-Lite0, all of it, 224 px, test split: 38% and RMSE 1.15", _accuracy(report)
+    search = report.get("search")
     yield (
         "trials on one GPU",
         f"{len(search['seconds'])}, {search['concurrency']} at a time, "
@@ -86,7 +86,7 @@ def _goals(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if search
         else NOT_MEASURED,
     )
-    serve = told.get("serve")
+    serve = report.get("serve")
     yield (
         "serving, 32 clients",
         f"{serve['per_s_32']:,.0f} photos/s, p95 {serve['p95_ms_32']:.0f} ms"
@@ -112,8 +112,8 @@ def _ratio(value: float | None, base: float | None) -> str:
     return f"{value / base:.2f} ({value:,.0f} / {base:,.0f} photos/s)"
 
 
-def _accuracy(told: Mapping[str, Any]) -> str:
-    seeds = told.get("accuracy", {}).get("seeds", {}).values()
+def _accuracy(report: Mapping[str, Any]) -> str:
+    seeds = report.get("accuracy", {}).get("seeds", {}).values()
     tests = [seed["test"] for seed in seeds if "test" in seed]
     if not tests:
         return NOT_MEASURED
@@ -122,17 +122,17 @@ def _accuracy(told: Mapping[str, Any]) -> str:
     return f"{statistics.fmean(accuracy):.1%} ({each}), RMSE {statistics.fmean(rmse):.3f}"
 
 
-def _steps(told: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    for step in told.get("steps", []):
+def _steps(report: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for step in report.get("steps", []):
         code = "no time" if step["exit_code"] is None else step["exit_code"]
         yield step["name"], code, step["seconds"], step["limit_s"]
 
 
-def _checks(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, part in told.get("check", {}).items():
+def _checks(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, part in report.get("check", {}).items():
         for what, found in part.items() if name != "seconds" else ():
             yield f"{name}: {what}", json.dumps(found)
-    for name, reason in told.get("versions", {}).get("cannot be imported", {}).items():
+    for name, reason in report.get("versions", {}).get("cannot be imported", {}).items():
         yield f"cannot be imported: {name}", reason
 
 
@@ -150,7 +150,7 @@ def _base(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _epochs(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for seed, run in told.get("accuracy", {}).get("seeds", {}).items():
+def _epochs(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for seed, run in report.get("accuracy", {}).get("seeds", {}).items():
         accuracies = " ".join(f"{line['accuracy']:.1%}" for line in run["validation"])
         yield f"seed {seed}", accuracies, " ".join(f"{rate:,}" for rate in run["images_per_s"])

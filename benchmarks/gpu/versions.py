@@ -40,21 +40,21 @@ MODULES = (
 
 def main(context: Context) -> None:
     """Keeps `versions.json`."""
-    told: dict[str, Any] = {"python": platform.python_version(), "cores": context.cores}
-    told["versions"] = {name: version(name) for name in DISTRIBUTIONS}
-    told["cannot be imported"] = {}
+    report: dict[str, Any] = {"python": platform.python_version(), "cores": context.cores}
+    report["versions"] = {name: version(name) for name in DISTRIBUTIONS}
+    report["cannot be imported"] = {}
     for name in MODULES:
         try:
             importlib.import_module(name)
         except Exception as error:
-            told["cannot be imported"] |= {name: failure(error)["failed"]}
-        context.keep("versions", told)
+            report["cannot be imported"] |= {name: failure(error)["failed"]}
+        context.keep("versions", report)
     if context.on_gpu:
-        told["gpu"] = torch.cuda.get_device_name(context.device)
-        told["smi"] = subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout
-        told["speed"] = speed(context)
-    context.keep("versions", told)
-    context.say(told)
+        report["gpu"] = torch.cuda.get_device_name(context.device)
+        report["smi"] = subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout
+        report["speed"] = speed(context)
+    context.keep("versions", report)
+    context.say(report)
 
 
 def version(name: str) -> str:

@@ -29,9 +29,9 @@ from benchmarks.sharding.contestants import (
     Workload,
     make_shards,
 )
-from benchmarks.sharding.distant import CONNECTIONS, LATENCY_S, measure_distant, tell_distant
+from benchmarks.sharding.distant import CONNECTIONS, LATENCY_S, describe_distant, measure_distant
 from benchmarks.sharding.peers import THREADS
-from benchmarks.sharding.plan import NUM_IMAGES, measure_plan, tell_plan
+from benchmarks.sharding.plan import NUM_IMAGES, describe_plan, measure_plan
 from benchmarks.sharding.server import Nginx, find_nginx
 from bintally.errors import UsageError
 
@@ -78,16 +78,16 @@ class ShardingReport(Report):
         return any([*errors, self.distant.get("error"), self.planned.get("error")])
 
     def summary(self) -> str:
-        told = (_tell(self.distant, tell_distant), _tell(self.planned, tell_plan))
-        return "\n".join([super().summary(), *told])
+        lines = (_line(self.distant, describe_distant), _line(self.planned, describe_plan))
+        return "\n".join([super().summary(), *lines])
 
     def to_markdown(self) -> str:
         more = "\n\n".join(
             [
                 f"## A server {1000 * LATENCY_S:.0f} ms away",
-                _tell(self.distant, tell_distant),
+                _line(self.distant, describe_distant),
                 "## The plan of all of ABID",
-                _tell(self.planned, tell_plan),
+                _line(self.planned, describe_plan),
             ]
         )
         head, found, rest = super().to_markdown().partition("## The same work for all")
@@ -179,7 +179,7 @@ NOTES = (
     "four times a second.",
     "Not the same work: ours also decodes every photo to see that it is whole, which is half of "
     "its CPU time, shuffles, and writes an index, a catalog and checksums. img2dataset fetches no "
-    "metadata, so half of the requests, and is given the URLs; told to decode, as it is by "
+    "metadata, so half of the requests, and is given the URLs; lines to decode, as it is by "
     "default, it finds a damaged photo as we do, and encodes each again. The two loops fetch photo "
     "and JSON one after the other.",
     "Server and makers share the cores, and a request takes a fraction of a millisecond: over a "
@@ -284,5 +284,5 @@ def _describe(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _tell(measured: Mapping[str, Any], tell: Any) -> str:
-    return f"error: {measured['error']}" if "error" in measured else str(tell(measured))
+def _line(measured: Mapping[str, Any], describe: Any) -> str:
+    return f"error: {measured['error']}" if "error" in measured else str(describe(measured))

@@ -13,7 +13,7 @@ from benchmarks.sharding.server import DistantServer
 from bintally.errors import WorkError
 from bintally.terminal.progress import say
 
-__all__ = ["CONNECTIONS", "LATENCY_S", "measure_distant", "tell_distant"]
+__all__ = ["CONNECTIONS", "LATENCY_S", "describe_distant", "measure_distant"]
 
 LATENCY_S = 0.1
 CONNECTIONS = 64
@@ -53,7 +53,7 @@ def measure_distant(bucket: Path, scratch: Path, num_rounds: int) -> dict[str, A
     }
 
 
-def tell_distant(measured: Mapping[str, Any]) -> str:
+def describe_distant(measured: Mapping[str, Any]) -> str:
     return (
         f"{measured['photos_per_s']:,.0f} photos/s ({min(measured['rounds']):,.0f}–"
         f"{max(measured['rounds']):,.0f}), {measured['share']:.0%} of the "

@@ -14,7 +14,7 @@ from bintally.dataset.catalog import CatalogRow
 from sharding.planning.plan import Options, make_plan
 from sharding.source.catalog import Catalog
 
-__all__ = ["NUM_IMAGES", "class_totals", "invent_catalog", "measure_plan", "plan", "tell_plan"]
+__all__ = ["NUM_IMAGES", "class_totals", "describe_plan", "invent_catalog", "measure_plan", "plan"]
 
 NUM_IMAGES = 535_234
 """ABID's photos with their metadata."""
@@ -92,7 +92,7 @@ def measure_plan(num_images: int, num_rounds: int) -> dict[str, Any]:
     return {"images": num_images, **medians, "rounds": rounds}
 
 
-def tell_plan(measured: Mapping[str, Any]) -> str:
+def describe_plan(measured: Mapping[str, Any]) -> str:
     return (
         f"make_plan over {measured['images']:,} rows: {measured['plan_s']:.1f} s, peak "
         f"{measured['peak_memory_mib']:,.0f} MiB, of which Python and the rows are "

@@ -91,8 +91,8 @@ class Recipes:
                 }
             result["seconds"] = time.monotonic() - began
             results.append(result)
-            told = (f"{m} {result[m]['mean']:.4f} ± {result[m]['spread']:.4f}" for m in METRICS)
-            print(f"{name:<46} {'  '.join(told)}", flush=True)
+            shown = (f"{m} {result[m]['mean']:.4f} ± {result[m]['spread']:.4f}" for m in METRICS)
+            print(f"{name:<46} {'  '.join(shown)}", flush=True)
         write_atomically(self.output, (json.dumps(results, indent=1) + "\n").encode())
         return 0
 

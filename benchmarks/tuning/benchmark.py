@@ -127,7 +127,7 @@ def _ours(size: Size, scratch: Path, shards: str, weights: str, epochs: Path) ->
         os.environ["BINTALLY_CACHE"] = str(folder / "cache")
         space = folder / "space.toml"
         space.write_text(size.space)
-        told = search(
+        summary = search(
             SearchConfig(
                 shards,
                 folder / "search",
@@ -140,10 +140,10 @@ def _ours(size: Size, scratch: Path, shards: str, weights: str, epochs: Path) ->
         )
         trained = [len(trial.history) for trial in read_trials(folder / "search")]
     epochs.write_text(json.dumps(trained))
-    seconds = told["seconds"]["features"] + told["seconds"]["search"]
+    seconds = summary["seconds"]["features"] + summary["seconds"]["search"]
     return {
         "trials_per_hour": 3600 * size.trials / seconds,
         "search_s": seconds,
-        "features_s": told["seconds"]["features"],
+        "features_s": summary["seconds"]["features"],
         "epochs": float(sum(trained)),
     }

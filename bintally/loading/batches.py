@@ -104,13 +104,13 @@ def load(
                 bad = _first_bad(samples, (taken for _, taken, _ in ahead))
                 if bad is None:
                     raise WorkError(f"the engine failed: {error}") from error
-                told = f"{samples.where(bad)}: the photo does not decode"
+                message = f"{samples.where(bad)}: the photo does not decode"
                 if left_out is not None:
                     left_out.add(bad)
-                    logger.warning(f"{told}; it is left out")
+                    logger.warning(f"{message}; it is left out")
                 elif replaced is not None:
                     replaced[bad] = stand_in(samples, bad)
-                    logger.warning(f"{told}; {samples.ids[replaced[bad]]} comes in its place")
+                    logger.warning(f"{message}; {samples.ids[replaced[bad]]} comes in its place")
                 else:
                     raise does_not_decode(samples, bad) from error
                 again.extendleft(wanted for wanted, _, _ in reversed(ahead))

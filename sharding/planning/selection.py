@@ -58,8 +58,8 @@ def sample_groups(
     if wanted >= total:
         return set(counts)
     share = wanted / total
-    dealt = assign_groups(counts, groups, (share, 1 - share), seed, "selection")
-    chosen = {id_ for id_, part in dealt.items() if part == 0}
+    assigned = assign_groups(counts, groups, (share, 1 - share), seed, "selection")
+    chosen = {id_ for id_, part in assigned.items() if part == 0}
     members: dict[str, list[str]] = defaultdict(list)
     for id_ in counts:
         members[groups[id_]].append(id_)

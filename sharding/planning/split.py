@@ -48,7 +48,7 @@ def assign_groups(
     filled = [dict.fromkeys(total, 0) for _ in ratios]
     choices = [part for part, ratio in enumerate(ratios) if ratio > 0]
 
-    def room(part: int, group: Sequence[int]) -> tuple[float, float]:
+    def deficit(part: int, group: Sequence[int]) -> tuple[float, float]:
         want, have = wanted[part], filled[part]
         unfilled = 0.0
         # Not sum(), which from Python 3.12 on rounds otherwise: the last bit decides a draw.
@@ -58,7 +58,7 @@ def assign_groups(
 
     chosen = {}
     for group in sorted(shuffled(members, seed, purpose), key=lambda g: -len(members[g])):
-        part = max(choices, key=lambda p: room(p, members[group]))
+        part = max(choices, key=lambda p: deficit(p, members[group]))
         for count in members[group]:
             filled[part][count] += 1
         chosen[group] = part

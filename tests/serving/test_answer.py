@@ -44,7 +44,7 @@ def test_a_verdict_is_as_sure_as_the_model(
 
 
 def test_of_a_quantity_that_is_no_class_nothing_is_claimed() -> None:
-    judged = check_quantity(decide([0.0, 1.0], [0, 5]), 17)
-    assert judged["matches"] is None
-    assert judged["verdict"] == "unsure"
-    assert judged["verdict_confidence"] is None
+    checked = check_quantity(decide([0.0, 1.0], [0, 5]), 17)
+    assert checked["matches"] is None
+    assert checked["verdict"] == "unsure"
+    assert checked["verdict_confidence"] is None

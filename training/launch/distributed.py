@@ -147,8 +147,8 @@ class Agreement:
         work, votes = self._pending
         self._pending = None
         work.wait()
-        told: list[int] = votes.tolist()
-        return told
+        agreed: list[int] = votes.tolist()
+        return agreed
 
 
 def alone(device: DeviceName) -> Process:

@@ -70,12 +70,12 @@ def fit_in_group(
     config: FitConfig,
     workers: int,
     resources: Mapping[str, float],
-    tell: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    to_report: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
     """Runs `fit` in workers of the cluster that this process is connected to (Ray Train).
 
     `config` has absolute paths, and `resume`; `resources` are each worker's. In a trial of Ray
-    Tune, what `tell` makes of every epoch's line is reported to it. Raises what `fit` does.
+    Tune, what `to_report` makes of every epoch's line is reported to it. Raises what `fit` does.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -87,7 +87,7 @@ def fit_in_group(
         train_loop_config={
             "config": asdict(config),
             "cache": os.environ.get("BINTALLY_CACHE"),
-            "tell": tell,
+            "to_report": to_report,
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=on_gpu, resources_per_worker=dict(resources)
@@ -98,7 +98,7 @@ def fit_in_group(
             name="ray",
             storage_path=str(config.run),
             failure_config=FailureConfig(max_failures=RESTARTS),
-            callbacks=[TuneReportCallback()] if tell else [],
+            callbacks=[TuneReportCallback()] if to_report else [],
         ),
     )
     try:
@@ -118,9 +118,9 @@ def _work(settings: dict[str, Any]) -> None:
 
     def report(line: dict[str, Any]) -> None:
         # Ray Train wants it of every worker, and takes the first one's.
-        ray.train.report(settings["tell"](line))
+        ray.train.report(settings["to_report"](line))
 
-    fit(FitConfig(**settings["config"]), report if settings["tell"] else None)
+    fit(FitConfig(**settings["config"]), report if settings["to_report"] else None)
 
 
 def _own(error: BaseException) -> UsageError | WorkError | None:

@@ -88,7 +88,7 @@ def _find(config: FitConfig, dataset: str, *, resume: bool) -> bytes:
         return _go_on(config, dataset, held)
     for flag, (place, files) in held.items():
         if files and not config.restart:
-            raise UsageError(f"{flag} {place}: {_told(files)}")
+            raise UsageError(f"{flag} {place}: {_describe(files)}")
     if config.profile and not held["--run"][1] and (config.run / TRACE).exists():
         raise UsageError(f"{config.run / TRACE}: --profile would write over it; move it away")
     for place, files in held.values():
@@ -107,7 +107,7 @@ def _go_on(
         data = files.get(LAST) or files.get(BEST)
         if data is None:
             if EVALUATION in files or REPORT in files:
-                raise UsageError(f"{flag} {place}: {_told(files)}")
+                raise UsageError(f"{flag} {place}: {_describe(files)}")
             continue
         checkpoint = parse_checkpoint(data, Path(str(place)))
         _check_same(config, checkpoint, dataset, f"{flag} {place}")
@@ -134,7 +134,7 @@ def _check_same(config: FitConfig, earlier: Checkpoint, dataset: str, where: str
         )
 
 
-def _told(files: Mapping[str, bytes]) -> str:
+def _describe(files: Mapping[str, bytes]) -> str:
     """What lies in a place, and what can be done about it."""
     data = files.get(LAST) or files.get(BEST)
     if data is None:

@@ -54,9 +54,9 @@ def problem_of(error: Exception) -> Problem:
     """What S3 says in an error of obstore's or of boto3's."""
     response = getattr(error, "response", None)
     if response is not None:
-        told = response.get("Error", {})
+        answer = response.get("Error", {})
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return Problem(status, told.get("Code", ""), told.get("Message", ""))
+        return Problem(status, answer.get("Code", ""), answer.get("Message", ""))
     text = str(error)
     if login := re.search(r"credential provider: (\w+): (.*)", text):
         passing = re.search("Connect|Timeout|HTTPClient", login[1])
@@ -91,7 +91,7 @@ def explain(error: Exception, where: str, address: Address, anonymous: bool) -> 
     do."""
     problem = problem_of(error)
     status, code, message = problem
-    told = f"{code}: {message}" if code and message else code or f"status {status}"
+    answer = f"{code}: {message}" if code and message else code or f"status {status}"
     if code == "NoSuchBucket":
         return UsageError(f"{where}: no such bucket")
     if code in NO_LOGIN:
@@ -101,7 +101,7 @@ def explain(error: Exception, where: str, address: Address, anonymous: bool) -> 
     if status in (301, 307) or code in ELSEWHERE:
         return UsageError(
             f"{where}: {address.url} does not serve this bucket in region {address.region} "
-            f"({told}); set AWS_DEFAULT_REGION, or the endpoint, to the bucket's"
+            f"({answer}); set AWS_DEFAULT_REGION, or the endpoint, to the bucket's"
         )
     if status in (401, 403):
         remedy = (
@@ -109,10 +109,10 @@ def explain(error: Exception, where: str, address: Address, anonymous: bool) -> 
             if anonymous
             else "check the AWS credentials, or pass --anonymous for a public bucket"
         )
-        reason = "access denied" if code in ("", "AccessDenied") else f"access denied ({told})"
+        reason = "access denied" if code in ("", "AccessDenied") else f"access denied ({answer})"
         return UsageError(f"{where}: {reason}; {remedy}")
     if status is not None:
-        return WorkError(f"{where}: S3 answers {status} ({told})")
+        return WorkError(f"{where}: S3 answers {status} ({answer})")
     if "error sending request" in str(error):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         remedy = f"is AWS_ENDPOINT_URL={endpoint} right?" if endpoint else "is there a network?"
