@@ -1,4 +1,4 @@
-"""What every step is report, and where it leaves what it found."""
+"""What every step is told, and where it leaves what it found."""
 
 from __future__ import annotations
 
