@@ -89,6 +89,7 @@ class Loader(EpochLoader):
       depend on the number of ranks. Whole batches only: the rest of an epoch is left out.
     - `validation`, `test`: every sample once, in the split's own order, the last batch shorter.
 
+    `classes[label]` is the count that a label stands for; `epoch` and `step` say what comes next.
     It pickles: the copy opens the dataset anew, and stands where this one stood.
     """
 
@@ -126,6 +127,7 @@ class Loader(EpochLoader):
         Raises `UsageError` for a value or a place that cannot be used, `WorkError` where the
         dataset is not complete or damaged.
         """
+        # What a copy is made with, before anything else is called by a name here.
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         augment = augment or ("flip" if split == "train" else "none")
         for name, value, choices in (
@@ -136,6 +138,8 @@ class Loader(EpochLoader):
         ):
             if value not in choices:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(choices)}")
+        if image_size < 1:
+            raise UsageError(f"image_size {image_size}: must be at least 1")
         rank, num_ranks, local_rank = find_rank()
         if batch_size < num_ranks:
             raise UsageError(
@@ -148,6 +152,10 @@ class Loader(EpochLoader):
             place, dataset, split, shard_cache(None if cache is None else Path(cache), cache_gib)
         )
         if split == "train":
+            if len(samples) < batch_size:
+                raise UsageError(
+                    f"batch_size {batch_size}: the train split has only {len(samples)} samples"
+                )
             order: Order = TrainingOrder(
                 len(samples), batch_size, seed, None, samples.windows, rank, num_ranks
             )
