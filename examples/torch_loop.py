@@ -31,7 +31,8 @@ if torch.cuda.is_available():
 
 torch.manual_seed(0)
 loader = bintally.Loader(shards, batch_size=64, image_size=96, seed=1)
-model = resnet18(num_classes=len(loader.classes)).to(device)
+model = resnet18(num_classes=len(loader.classes))
+model = model.to(device, memory_format=torch.channels_last)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 if file.exists():
     saved = torch.load(file, map_location=device, weights_only=True)

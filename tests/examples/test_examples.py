@@ -37,19 +37,25 @@ def test_a_loop_of_ones_own_resumes_exactly_and_runs_under_torchrun(
     shards: Path, tmp_path: Path
 ) -> None:
     example = REPOSITORY / "examples/torch_loop.py"
-    assert "epoch 2" in run(example, shards, tmp_path / "whole.pt")
-    # What one process leaves after its first epoch, it goes on with.
-    text = example.read_text().replace("EPOCHS, SAVE_EVERY = 2, 10", "EPOCHS, SAVE_EVERY = 1, 10")
+    assert "epoch 2" in run(example, shards, tmp_path / "both.pt", launcher=TORCHRUN)
+    small = example.read_text().replace(
+        "batch_size=64, image_size=96", "batch_size=8, image_size=32"
+    )
+    (tmp_path / "whole.py").write_text(small)
+    run(tmp_path / "whole.py", shards, tmp_path / "whole.pt")
+    # Ended in the middle of an epoch, after the third step.
+    text = small.replace("SAVE_EVERY = 2, 10", "SAVE_EVERY = 2, 3")
+    text = text.replace("replace(file)", "replace(file)\n            sys.exit()")
     (tmp_path / "first.py").write_text(text)
     run(tmp_path / "first.py", shards, tmp_path / "parts.pt")
-    run(example, shards, tmp_path / "parts.pt")
+    assert torch.load(tmp_path / "parts.pt")["loader"]["step"] == 3
+    run(tmp_path / "whole.py", shards, tmp_path / "parts.pt")
     whole, parts = (
         torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "parts.pt")
     )
     assert whole["loader"] == parts["loader"]
     for name, value in whole["model"].items():
         assert torch.equal(value, parts["model"][name]), name
-    assert "epoch 2" in run(example, shards, tmp_path / "both.pt", launcher=TORCHRUN)
 
 
 def test_timms_helpers_train_on_our_loader(shards: Path) -> None:

@@ -17,6 +17,8 @@ from tests.serving.test_server import as_batch
 
 BATCH = 8
 
+pytestmark = pytest.mark.xdist_group("server")
+
 
 @pytest.fixture(scope="module")
 def counter(checkpoint: Path) -> Counter:

@@ -17,8 +17,10 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import SPLITS
 from bintally.errors import UsageError
 from bintally.storage.opening import open_place
+from sharding.planning.plan import Options
 from tests.conftest import REPOSITORY, Command, copy
-from tests.training.runs import SMALL, arguments, same_tensors, settings, torchrun
+from tests.sharding.builds import make
+from tests.training.runs import arguments, same_tensors, settings, torchrun
 from training.config import FitConfig
 from training.fit import fit
 from training.inference.measure import measure
@@ -130,6 +132,7 @@ def test_any_number_of_processes_evaluates_to_the_same_sums(
         assert several["loss"] == pytest.approx(one["loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_two_processes_validate_is_what_their_checkpoint_holds(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -205,19 +208,22 @@ def test_two_processes_train_on_the_batches_of_one(
 
 
 def test_a_checkpoint_for_other_counts_is_refused(
-    finished: Path, bucket: Path, tmp_path: Path, run: Command
+    finished: Path, bucket: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    run(*("sharding", "build", "--source", bucket, "--output", other, "--max-count", 7), check=True)
-    result = run("training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", other)
-    assert result.returncode == 2
-    assert "not made for each other" in result.stderr
-    resumed = run(
-        *("training", "fit", "--shards", other, "--run", finished, "--resume"),
-        *("--backbone", SMALL["backbone"], "--weights", "none", "--batch-size", 16),
-    )
-    assert resumed.returncode == 2
-    assert "another dataset" in resumed.stderr
+    make(bucket, other, Options(max_count=7))
+    with pytest.raises(UsageError, match="not made for each other"):
+        measure(
+            finished / "best.pt",
+            str(other),
+            "test",
+            None,
+            precision="fp32",
+            engine_name="cpu",
+            device="cpu",
+        )
+    with pytest.raises(UsageError, match="another dataset"):
+        fit(settings(other, finished, resume=True))
 
 
 def test_a_damaged_dataset_is_one_clear_error(shards: Path, tmp_path: Path, run: Command) -> None:

@@ -217,6 +217,7 @@ def test_a_preset_is_made_of_settings_that_are_valid(name: str) -> None:
     config.check()
 
 
+@pytest.mark.slow
 def test_a_run_by_preset_says_what_it_was(shards: Path, tmp_path: Path, run: Command) -> None:
     flags = ["--backbone", "timm:test_resnet", "--weights", "none", "--image-size", 64]
     flags += ["--batch-size", 16, "--epochs", 1, "--preset", "capstone"]

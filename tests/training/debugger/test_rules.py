@@ -182,6 +182,7 @@ CLOCKED = {"data-loader", "step-outlier"}
 """Rules about the machine's pace, which other work on it decides, too."""
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_its_photos_by_heart_overfits_and_overtrains(
     shards: Path, tmp_path: Path
 ) -> None:

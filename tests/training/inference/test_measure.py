@@ -28,6 +28,7 @@ def build_split(bucket: Path, folder: Path, split: tuple[float, float, float]) -
     return folder
 
 
+@pytest.mark.slow
 def test_another_dataset_leaves_a_run_its_results(
     bucket: Path, tmp_path: Path, run: Command
 ) -> None:

@@ -19,6 +19,7 @@ def predictions(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_predict_answers_with_the_count_that_evaluation_finds(
     finished: Path, shards: Path, bucket: Path, run: Command, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_hyperparameters_that_are_none_are_a_usage_error(wrong: str) -> None:
         with_job(["fit"], JOB | {"SM_HPS": wrong})
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_job(shards: Path, tmp_path: Path) -> None:
     hyperparameters = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64}
     hyperparameters |= {"epochs": 1, "batch-size": 16, "preset": "capstone"}

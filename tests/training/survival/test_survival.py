@@ -88,6 +88,7 @@ def test_sigterm_ends_the_command_with_0_and_all_saved(shards: Path, tmp_path: P
     assert checkpoint.epoch >= 1
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two(shards: Path, tmp_path: Path) -> None:
     recipe = {"trainable": "head", "batch_size": 15, "epochs": 3}
     whole = settings(shards, tmp_path / "whole", **recipe)
