@@ -51,6 +51,9 @@ class FitConfig:
     """The dataset that `bintally build` made: a folder, or s3://BUCKET/PREFIX."""
     run: Path
     """Folder of this run: checkpoints, metrics, report."""
+    where: str | None = None
+    """Train and validate on a part: a condition on the catalog's columns, as in "count <= 3" or
+    "width > 400 and count in (1, 2)"."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
     restart: bool = False

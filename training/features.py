@@ -70,7 +70,7 @@ def features_folder(
     engine: Engine,
     device: torch.device,
 ) -> Path:
-    """Where the features of a dataset (its sha256) lie that would come out of all this."""
+    """Where the features of a dataset (see `Samples.identity`) lie that all this would give."""
     digest = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

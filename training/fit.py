@@ -54,11 +54,13 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
         place = open_place(config.shards)
         dataset = read_dataset(place)
         cache = shard_cache(config.cache, config.cache_gib)
-        train = Samples(place, dataset, "train", cache)
-        validation = Samples(place, dataset, "validation", cache)
+        train = Samples(place, dataset, "train", cache, config.where)
+        validation = Samples(place, dataset, "validation", cache, config.where)
         if len(train) < config.batch_size:
+            where = "" if config.where is None else f" where {config.where}"
             raise UsageError(
                 f"--batch-size {config.batch_size}: the train split has only {len(train)} samples"
+                f"{where}"
             )
         if process.world_size * config.accumulate > config.batch_size:
             raise UsageError(

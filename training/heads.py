@@ -65,24 +65,27 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         BATCH_SIZE,
         half=precision != torch.float32,
     )
-    folder = features_folder(
-        dataset.sha256, model.backbone, preprocessing, precision, engine, process.device
-    )
     cache = shard_cache(config.cache, config.cache_gib)
     train, validation = (
+        Samples(place, dataset, split, cache, config.where) for split in ("train", "validation")
+    )
+    folder = features_folder(
+        train.identity, model.backbone, preprocessing, precision, engine, process.device
+    )
+    features = [
         compute_features(
             folder,
             model.backbone,
-            Samples(place, dataset, split, cache),
+            samples,
             dataset.classes,
             engine,
             process,
             precision,
             on_bad_sample=config.on_bad_sample,
         )
-        for split in ("train", "validation")
-    )
-    return HeadData(train, validation, dataset.classes, dataset.splits["train"].class_counts)
+        for samples in (train, validation)
+    ]
+    return HeadData(features[0], features[1], dataset.classes, train.class_counts)
 
 
 class HeadTraining:

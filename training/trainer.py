@@ -84,7 +84,7 @@ class Trainer(Callback):
         )
         self._announce()
         self.loop = self._make_loop(earlier)
-        counts = dataset.splits["train"].class_counts
+        counts = train.class_counts
         self.debugger: Debugger | None = None
         if process.is_first:
             done = self.loop.position.epoch * self.loop.steps + self.loop.position.step
@@ -155,7 +155,7 @@ class Trainer(Callback):
             self.model,
             self._features() if self.config.uses_features else self._photos(),
             self.dataset.classes,
-            self.dataset.splits["train"].class_counts,
+            self.train.class_counts,
             self.process,
             self.precision,
         )
@@ -194,7 +194,7 @@ class Trainer(Callback):
         """Features of the frozen backbone, kept from an earlier run or computed now."""
         backbone = self.model.backbone
         folder = features_folder(
-            self.dataset.sha256,
+            self.train.identity,
             backbone,
             self.preprocessing,
             self.precision,
@@ -279,7 +279,7 @@ class Trainer(Callback):
 
         def write() -> None:
             if evaluation is not None:
-                baseline = most_frequent_count(self.dataset.splits["train"].class_counts)
+                baseline = most_frequent_count(self.train.class_counts)
                 write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
                 self.writer.submit({name: (config.run / name).read_bytes() for name in RESULTS})
                 self.writer.flush()

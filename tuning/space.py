@@ -142,6 +142,7 @@ ORIGINAL = Space(
 NOT_SEARCHED = {
     "shards",
     "run",
+    "where",
     "resume",
     "restart",
     "preset",

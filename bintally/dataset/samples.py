@@ -11,6 +11,7 @@ from bintally.dataset.index import parse_index
 from bintally.dataset.manifest import CATALOG, Dataset, Shard
 from bintally.dataset.shard_cache import ShardCache
 from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles
+from bintally.dataset.where import select
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import Folder
 from bintally.storage.place import Place
@@ -33,12 +34,18 @@ class Samples:
     """The samples of one split, in the order of its shards."""
 
     def __init__(
-        self, place: Place, dataset: Dataset, split: str, cache: ShardCache | None = None
+        self,
+        place: Place,
+        dataset: Dataset,
+        split: str,
+        cache: ShardCache | None = None,
+        where: str | None = None,
     ) -> None:
         """Opens a split's shards in a folder, or on S3, where they are read through a cache.
 
-        Raises `UsageError` for a place or split that cannot be read, `WorkError` where a shard is
-        missing or is not as long as the dataset says.
+        `where` leaves samples out, by an expression over the catalog's columns (`select`). Raises
+        `UsageError` for a place, split or expression that cannot be used, `WorkError` where a shard
+        is missing or is not as long as the dataset says.
         """
         import numpy as np
 
@@ -54,11 +61,22 @@ class Samples:
         else:
             raise UsageError(f"{place}: shards on S3 are read through a local --cache; name one")
         index = _read_indexes(place, self._shards)
-        self.ids: list[str] = [name[:-4] for name in index["jpg name"].to_pylist()]
         self.shards: NDArray[np.int64] = np.repeat(
             np.arange(len(self._shards)), [shard.samples for shard in self._shards]
         )
         """(samples,) which shard of the split each sample is in."""
+        self.identity = dataset.sha256 if where is None else f"{dataset.sha256} where {where}"
+        """The dataset's, and the part of it that was asked for."""
+        self.class_counts = dataset.splits[split].class_counts
+        """How many samples have each count."""
+        self._rows: NDArray[np.int64] | None = None
+        """Which of the split's samples these are, where they are not all of them."""
+        if where is not None:
+            rows, counts = self._select(where)
+            self._rows, self.shards = rows, self.shards[rows]
+            self.class_counts = {str(count): 0 for count in dataset.classes} | counts
+            index = index.take(rows)
+        self.ids: list[str] = [name[:-4] for name in index["jpg name"].to_pylist()]
         self._at = {
             column: index[column].to_numpy()
             for column in ("jpg offset", "jpg size", "cls offset", "cls size")
@@ -109,7 +127,7 @@ class Samples:
         """The next sample of the same shard, after the last one the first."""
         shard = self.shards[index]
         at_end = index + 1 == len(self) or self.shards[index + 1] != shard
-        return index + 1 - (self._shards[shard].samples if at_end else 0)
+        return int(self.shards.searchsorted(shard)) if at_end else index + 1
 
     def labels(
         self, indices: Sequence[int] | NDArray[np.int64], classes: Sequence[int]
@@ -147,19 +165,12 @@ class Samples:
 
     def _all_counts(self) -> NDArray[np.int64]:
         import numpy as np
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
-        data = io.BytesIO(self._place.get(CATALOG))
-        table = pq.read_table(data, columns=["split", "shard", "position", "count"])
-        table = table.filter(pc.equal(table["split"], self.split))
-        first_of, first = {}, 0
-        for shard in self._shards:
-            first_of[shard.path] = first
-            first += shard.samples
-        counts = np.full(len(self), -1)
-        firsts = np.array([first_of[path] for path in table["shard"].to_pylist()], np.int64)
-        counts[firsts + table["position"].to_numpy()] = table["count"].to_numpy()
+        table = self._catalog(["split", "shard", "position", "count"])
+        counts = np.full(sum(shard.samples for shard in self._shards), -1)
+        counts[self._rows_of(table)] = table["count"].to_numpy()
+        if self._rows is not None:
+            counts = counts[self._rows]
         if (counts < 0).any():
             raise WorkError(
                 f"{self._place}/{CATALOG}: does not list the sample "
@@ -167,6 +178,40 @@ class Samples:
                 f"`bintally verify {self._place}` lists all damage"
             )
         return counts
+
+    def _select(self, where: str) -> tuple[NDArray[np.int64], dict[str, int]]:
+        """Which of the split's samples an expression means, ascending, and how many by count."""
+        import numpy as np
+
+        table = select(self._catalog(None), where)
+        counts = table["count"].value_counts().to_pylist()
+        return np.sort(self._rows_of(table)), {str(c["values"]): c["counts"] for c in counts}
+
+    def _catalog(self, columns: list[str] | None) -> pa.Table:
+        """The split's part of the catalog."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(self._place.get(CATALOG)), columns=columns)
+        return table.filter(pc.equal(table["split"], self.split))
+
+    def _rows_of(self, table: pa.Table) -> NDArray[np.int64]:
+        """Where the samples of rows of the catalog are among all of the split's."""
+        import numpy as np
+
+        first_of, first = {}, 0
+        for shard in self._shards:
+            first_of[shard.path] = first
+            first += shard.samples
+        paths = table["shard"].to_pylist()
+        if strange := {*paths} - first_of.keys():
+            raise WorkError(
+                f"{self._place}/{CATALOG}: names the shard {min(strange)}, which the dataset does "
+                f"not have; `bintally verify {self._place}` lists all damage"
+            )
+        rows = np.array([first_of[path] for path in paths], np.int64)
+        rows += table["position"].to_numpy()
+        return rows
 
     def _part(self, part: str, index: int) -> NDArray[np.uint8]:
         import numpy as np

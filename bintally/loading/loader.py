@@ -104,6 +104,7 @@ class Loader(EpochLoader):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         augment: Augmentation | None = None,
+        where: str | None = None,
         device: DeviceName = "auto",
         engine: EngineName = "auto",
         cache: str | os.PathLike[str] | None = None,
@@ -117,6 +118,8 @@ class Loader(EpochLoader):
         - `mean`, `std`: of each channel, on a scale of 0 to 1; ImageNet's by default.
         - `augment`: `flip` mirrors every other photo, `none` does not; by default only `train` is
           augmented.
+        - `where`: only the samples for which this is true, an expression over the columns of the
+          dataset's catalog: `"count <= 3"`, `"width > 400 and count in (1, 2)"`.
         - `device`: where batches are; `auto` is this rank's GPU, where there is one.
         - `engine`: what decodes; `auto` is DALI on a GPU, where it is installed, else the CPU's.
         - `cache`: the folder to which shards on S3 are brought; `cache_gib` is the most that it may
@@ -148,13 +151,13 @@ class Loader(EpochLoader):
         place = open_place(source)
         self._arguments["source"] = str(getattr(place, "root", place))
         dataset = read_dataset(place)
-        samples = Samples(
-            place, dataset, split, shard_cache(None if cache is None else Path(cache), cache_gib)
-        )
+        kept = shard_cache(None if cache is None else Path(cache), cache_gib)
+        samples = Samples(place, dataset, split, kept, where)
         if split == "train":
             if len(samples) < batch_size:
                 raise UsageError(
                     f"batch_size {batch_size}: the train split has only {len(samples)} samples"
+                    f"{'' if where is None else f' where {where}'}"
                 )
             order: Order = TrainingOrder(
                 len(samples), batch_size, seed, None, samples.windows, rank, num_ranks
@@ -177,6 +180,7 @@ class Loader(EpochLoader):
             "split": split,
             "seed": seed,
             "batch_size": batch_size,
+            "where": where or "",
             "window": 0 if samples.windows is None else samples.windows[1],
         }
 
@@ -202,7 +206,7 @@ class Loader(EpochLoader):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Has the next `for` go on where a loader of the same data stood.
 
-        Raises `ValueError` where dataset, split, seed or batch size differ, or where one streamed
+        Raises `ValueError` where dataset, split, seed, batch size or filter differ, or one streamed
         its shards through a cache and the other did not.
         """
         for name, value in self._identity.items():

@@ -83,19 +83,20 @@ def test_every_for_is_an_epoch_also_after_one_that_was_left(shards: Path) -> Non
     assert again.state_dict()["epoch"] == 3
 
 
+@pytest.mark.parametrize("more", [{}, {"where": "count <= 3", "batch_size": 7}])
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 3), (3, 2), (2, 1)])
 def test_it_goes_on_from_any_step_on_any_number_of_ranks(
-    ranks: Any, before: int, after: int
+    ranks: Any, before: int, after: int, more: Any
 ) -> None:
-    (alone,) = ranks(1)
+    (alone,) = ranks(1, **more)
     whole = [step for _ in range(2) for step in steps([alone])]
     for stop in range(len(alone) + 1):
-        loaders = ranks(before)
+        loaders = ranks(before, **more)
         done = [*islice(steps(loaders), stop)]
         states = [pickle.loads(pickle.dumps(loader.state_dict())) for loader in loaders]
         assert all(state == states[0] for state in states)
         assert {type(value) for value in states[0].values()} <= {int, str}
-        resumed = ranks(after)
+        resumed = ranks(after, **more)
         for loader in resumed:
             loader.load_state_dict(states[0])
         while len(done) < len(whole):
