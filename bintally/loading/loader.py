@@ -214,7 +214,10 @@ class Loader(EpochLoader):
                 raise ValueError(
                     f"{name} is {value!r} here, and was {state.get(name)!r} where the state is from"
                 )
-        self.epoch, self.step, self._begun = state["epoch"], state["step"], False
+        epoch, step = state.get("epoch"), state.get("step")
+        if not (type(epoch) is type(step) is int and epoch >= 0 and 0 <= step <= len(self)):
+            raise ValueError(f"epoch {epoch!r}, step {step!r}: no place in epochs of {len(self)}")
+        self.epoch, self.step, self._begun = epoch, step, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._arguments, self.state_dict())

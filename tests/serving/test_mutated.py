@@ -17,8 +17,6 @@ from tests.serving.test_server import as_batch
 
 BATCH = 8
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 @pytest.fixture(scope="module")
 def counter(checkpoint: Path) -> Counter:
@@ -90,6 +88,7 @@ SAMPLINGS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_rare_sampling_is_answered_and_leaves_its_batch_alone(
     server: Server, photos: list[bytes]
 ) -> None:

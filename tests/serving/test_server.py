@@ -27,8 +27,6 @@ from tests.serving.conftest import Server
 from training.evaluate import evaluate
 from training.launch.distributed import joined
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 def as_batch(photos: Sequence[bytes], **more: Any) -> bytes:
     instances = [{"image": base64.b64encode(photo).decode(), **more} for photo in photos]

@@ -138,7 +138,7 @@ def test_what_two_processes_validate_is_what_their_checkpoint_holds(
 ) -> None:
     """Each has seen other photos, and has BatchNorm statistics of its own, if nobody sees to it."""
     config = settings(shards, tmp_path / "run")
-    result = torchrun(2, "training", "fit", *arguments(config), "--ema", "0.5", "--accumulate", "2")
+    result = torchrun(2, "bintally", "fit", *arguments(config), "--ema", "0.5", "--accumulate", "2")
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     lines = [json.loads(line) for line in (config.run / "metrics.jsonl").open()]
@@ -167,7 +167,7 @@ def test_a_compiled_model_learns_what_it_learns_else(
     lines: list[list[dict[str, Any]]] = []
     for more in ((), ("--compile",)):
         config = settings(shards, tmp_path / f"run{len(lines)}")
-        result = torchrun(processes, "training", "fit", *arguments(config), *more)
+        result = torchrun(processes, "bintally", "fit", *arguments(config), *more)
         assert result.returncode == 0, result.stderr
         lines.append([json.loads(line) for line in (config.run / "metrics.jsonl").open()])
     for plain, compiled in zip(*lines, strict=True):

@@ -295,7 +295,7 @@ def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
     assert result.returncode == 0, result.stderr
     fit = ["--shards", shards, "--run", tmp_path / "run", "--preset", "capstone", *SMALL]
     fit += ["--trainable", "all", "--lr", 0.01, "--epochs", 2, "--batch-size", 16]
-    again = torchrun(2, "training", "fit", *map(str, fit), "--head-width", "16", "--device", "cpu")
+    again = torchrun(2, "bintally", "fit", *map(str, fit), "--head-width", "16", "--device", "cpu")
     assert again.returncode == 0, again.stderr
     (one, _), (two, _) = (
         read_checkpoint(d / "last.pt") for d in (tmp_path / "out/trials/0000", tmp_path / "run")

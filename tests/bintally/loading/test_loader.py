@@ -143,6 +143,15 @@ def test_a_state_of_other_data_is_refused(shards: Path, name: str, more: Any) ->
         open_loader(shards, **more).load_state_dict(open_loader(shards).state_dict())
 
 
+@pytest.mark.parametrize("wrong", [{"step": 99}, {"epoch": -1}, {"step": None}, {"epoch": "0"}])
+def test_a_state_that_is_no_place_is_refused(shards: Path, wrong: dict[str, Any]) -> None:
+    loader = open_loader(shards)
+    with pytest.raises(ValueError, match="no place in epochs of"):
+        loader.load_state_dict(loader.state_dict() | wrong)
+    with pytest.raises(ValueError, match=r"^dataset is "):
+        loader.load_state_dict({})
+
+
 def test_a_state_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     copy(open_place(shards), open_place(other))

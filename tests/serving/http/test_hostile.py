@@ -21,8 +21,6 @@ from tests.serving.http.hostile import attacks, request, send_raw
 LIMIT_BYTES = 2_000_000
 MOST_GROWTH_MIB = 64
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0

@@ -102,7 +102,7 @@ def on_ray(config: FitConfig) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_ray_trains_what_torchrun_trains(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "torchrun", trainable="head", batch_size=15)
-    result = torchrun(2, "training", "fit", *arguments(config))
+    result = torchrun(2, "bintally", "fit", *arguments(config))
     assert result.returncode == 0, result.stderr
     other = replace(config, run=tmp_path / "ray")
     result = on_ray(other)

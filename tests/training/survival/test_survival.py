@@ -95,7 +95,7 @@ def test_a_run_of_one_process_goes_on_with_two(shards: Path, tmp_path: Path) -> 
     fit(whole)
     config = replace(whole, run=tmp_path / "run")
     fit(config, be_terminated)
-    result = torchrun(2, "training", "fit", *arguments(replace(config, resume=True)))
+    result = torchrun(2, "bintally", "fit", *arguments(replace(config, resume=True)))
     assert result.returncode == 0, result.stderr
     assert "resuming after epoch 1, step 1" in result.stderr
     for a, b in zip(timeless(whole.run), timeless(config.run), strict=True):
@@ -124,7 +124,7 @@ def uninterrupted(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
     @cache
     def run(processes: int) -> Path:
         config = settings(shards, tmp_path_factory.mktemp("whole"), **LONG)
-        result = torchrun(processes, "training", "fit", *arguments(config))
+        result = torchrun(processes, "bintally", "fit", *arguments(config))
         assert result.returncode == 0, result.stderr
         return config.run
 
@@ -160,7 +160,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_identical_weights(
     process.communicate()
     checkpoint, _ = read_checkpoint(config.run / "last.pt")
     assert 0 < checkpoint.step < 16, "it was killed in mid-epoch"
-    result = torchrun(processes, "training", "fit", *arguments(replace(config, resume=True)))
+    result = torchrun(processes, "bintally", "fit", *arguments(replace(config, resume=True)))
     assert result.returncode == 0, result.stderr
     assert f"resuming after epoch {checkpoint.epoch}, step {checkpoint.step}" in result.stderr
     whole = uninterrupted(processes)
@@ -213,7 +213,7 @@ def test_two_processes_stop_together_when_the_loss_goes_astray(
 ) -> None:
     """In an epoch's last step, too: what it names is that step and its photos."""
     config = settings(shards, tmp_path, trainable="head", lr=3e38, batch_size=32)
-    result = torchrun(2, "training", "fit", *arguments(config))
+    result = torchrun(2, "bintally", "fit", *arguments(config))
     assert result.returncode != 0
     assert "epoch 1, step 2: the loss is" in result.stderr
     assert "Traceback (most recent call last):\n  File" not in result.stderr.split("error: ")[0]
