@@ -25,7 +25,7 @@ demo: $(READY)  ## render a bucket, shard it from a local S3 server, train, eval
 	@$(BIN)/python demo.py
 
 test: $(READY)  ## pass the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: $(READY)  ## formatting, lint, types
 	$(BIN)/ruff format --check .

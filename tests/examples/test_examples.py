@@ -62,6 +62,7 @@ def test_timms_helpers_train_on_our_loader(shards: Path) -> None:
     assert "epoch 2: loss" in run(REPOSITORY / "examples/timm_loop.py", shards, "test_resnet")
 
 
+@pytest.mark.slow
 def test_lightning_trains_on_our_loader(shards: Path) -> None:
     pytest.importorskip("lightning")
     assert "'accuracy':" in run(REPOSITORY / "examples/lightning_fit.py", shards)

@@ -134,7 +134,7 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     """Starts servers, and stops those that still run in the end."""
     servers: list[Server] = []
@@ -181,7 +181,7 @@ def other_checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(shards, tmp_path_factory.mktemp("other"), seed=1)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def server(checkpoint: Path, start_server: StartServer) -> Server:
     """A server that tests share and leave as it is; of narrow limits, so that they are reached."""
     server = start_server(

@@ -87,6 +87,7 @@ def test_it_is_alive_before_it_is_ready(sturdy: Server, photos: list[bytes]) -> 
     assert (sturdy.get("/ping").status, sturdy.get("/ping").json["status"]) == (200, "ready")
 
 
+@pytest.mark.slow
 def test_without_its_token_nothing_is_counted(sturdy: Server, photos: list[bytes]) -> None:
     sturdy.wait_until_ready()
     for authorization in ("", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
@@ -98,6 +99,7 @@ def test_without_its_token_nothing_is_counted(sturdy: Server, photos: list[bytes
     assert TOKEN.encode() not in Path(f"/proc/{sturdy.process.pid}/cmdline").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_replaced_checkpoint_is_taken_in_without_a_lost_request(
     sturdy: Server, photos: list[bytes], other_checkpoint: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_replaced_checkpoint_is_taken_in_without_a_lost_request(
     assert {reply.json["model"] for reply in load.replies} == {old, new}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_none_is_refused_and_the_old_one_serves_on(
     sturdy: Server, photos: list[bytes]
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_checkpoint_that_is_none_is_refused_and_the_old_one_serves_on(
     assert ask_with_token(sturdy, photos[0]).json["model"] == served
 
 
+@pytest.mark.slow
 def test_a_killed_replica_comes_back_with_what_was_served(
     sturdy: Server, photos: list[bytes]
 ) -> None:
@@ -143,6 +147,7 @@ def test_a_killed_replica_comes_back_with_what_was_served(
     assert survivor in sturdy.replicas()
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_balancer_time_and_ends_it_once_all_is_answered(
     sturdy: Server, photos: list[bytes]
 ) -> None:
