@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -30,7 +31,7 @@ def connect(address: str, **options: Any) -> None:
     if one of this machine alone (`local`), with `options` of `ray.init`, does not start."""
     if socket_folder() != tempfile.gettempdir():
         os.environ.setdefault("RAY_TMPDIR", socket_folder())
-    if address == "local":
+    if address == "local" and "ray" not in sys.modules:  # Later it would not be heard.
         # Ray listens on every interface, for whoever may run code in it. Its own way is a token
         # that all of a user's processes share, in a home that has to be there.
         os.environ["RAY_AUTH_MODE"] = "token"

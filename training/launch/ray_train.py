@@ -27,7 +27,6 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
     The cluster's machines need this project installed, and must reach the shards and the run's
     folder under the same paths. Raises `UsageError` where no cluster answers, and what `fit` does.
     """
-    import ray
     import torch
 
     from training.launch.distributed import Process
@@ -37,6 +36,8 @@ def fit_on_ray(config: FitConfig, address: str, workers: int) -> None:
     if workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     connect(address)
+    import ray
+
     on_gpu = config.device == "cuda" or (
         config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
     )
