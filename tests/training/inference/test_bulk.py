@@ -226,11 +226,11 @@ def test_two_nodes_of_ray_give_the_same_bytes_and_so_does_the_one_that_is_left(
         counting = start(there)
         helped: set[int] = set()
         while counting.poll() is None:
-            helped |= {i for i, node in enumerate(cluster.nodes) if node.runs("ray::count_part")}
+            helped |= {i for i, node in enumerate(cluster.nodes) if node.runs("ray::_run")}
             time.sleep(0.1)
         assert (counting.returncode, helped) == (1, {0, 1})
         counting = start(lossy)
-        while not cluster.nodes[1].runs("ray::count_part") and counting.poll() is None:
+        while not cluster.nodes[1].runs("ray::_run") and counting.poll() is None:
             time.sleep(0.1)
         cluster.nodes[1].kill()
         assert counting.wait(200) == 1
