@@ -1,7 +1,8 @@
-"""The device that a process computes on, and in which precision."""
+"""Which process this is of those that work together, its device, and in which precision."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
@@ -10,7 +11,21 @@ from bintally.options import DeviceName, PrecisionName
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_device", "precision_type"]
+__all__ = ["find_device", "find_rank", "precision_type"]
+
+
+def find_rank() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on its machine: by
+    `torch.distributed`, else by torchrun's variables."""
+    import torch.distributed as dist
+
+    rank, num_ranks, local_rank = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    if dist.is_available() and dist.is_initialized():
+        rank, num_ranks = dist.get_rank(), dist.get_world_size()
+    return rank, num_ranks, local_rank
 
 
 def find_device(name: DeviceName, local_rank: int = 0) -> torch.device:

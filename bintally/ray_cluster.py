@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from bintally.errors import UsageError, WorkError
 from bintally.machine import socket_folder
 
-__all__ = ["Job", "RayCluster", "connect", "own_errors"]
+__all__ = ["Job", "RayCluster", "connect", "first_line", "own_errors"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -52,7 +52,7 @@ def connect(address: str, **options: Any) -> None:
         with contextlib.chdir(HOME):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises a bare one where its processes do not start.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         if address == "local":
             raise WorkError(f"Ray does not start on this machine: {reason}") from error
         # Ray does not say so, and sends a token of itself only where it has found the cluster.
@@ -75,8 +75,12 @@ def own_errors(lost: str) -> Iterator[None]:
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:
-        reason = str(error).partition("\n")[0]
-        raise WorkError(f"the Ray cluster lost {lost}: {reason}") from error
+        raise WorkError(f"the Ray cluster lost {lost}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Ray's says, without the traceback that follows."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class Job(Protocol[T_co]):
@@ -105,9 +109,9 @@ class RayCluster:
     def __init__(self, address: str, gpus: float = 0) -> None:
         """Connects to the cluster; `UsageError` if there is none at `address`. A job takes a core,
         and `gpus`."""
+        connect(address)
         import ray
 
-        connect(address)
         self._gpus = gpus
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bintally.errors import WorkError
 from bintally.machine import num_cores
-from bintally.ray_cluster import connect
+from bintally.ray_cluster import connect, first_line
 from serving.answer import Counted
 from serving.config import ServeConfig
 from serving.replica import Replica, ReplicaConfig
@@ -95,7 +95,9 @@ class Fleet:
         try:
             serve.start(proxy_location="Disabled")
         except Exception as error:  # Ray raises a bare one where its processes die at the start.
-            raise WorkError(f"Ray Serve does not start on this machine: {error}") from error
+            raise WorkError(
+                f"Ray Serve does not start on this machine: {first_line(error)}"
+            ) from error
         return Shape.of(self._config, num_cores(), int(ray.cluster_resources().get("GPU", 0)))
 
     def deploy(self, shape: Shape) -> None:

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sharding": {"bintally", "synthetic"},
     "training": {"bintally"},
     "tuning": {"bintally", "training"},
-    "serving": {"bintally", "training"},
+    "serving": {"bintally"},
 }
 """Packages, and what each may import. (The command `bintally` finds the stages by their names.)"""
 EVERYTHING = [*MAY_IMPORT, "benchmarks", "examples"]

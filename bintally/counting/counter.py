@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.decision import Answer, Scores, decide
 from bintally.dataset.photo import BadPhoto, check_photo, read_header, stored
-from bintally.device import find_device, precision_type
+from bintally.device import find_device, find_rank, precision_type
 from bintally.loading.engines import make_engine
 from bintally.options import DeviceName, EngineName, PrecisionName
 
@@ -49,7 +48,7 @@ class Counter:
         self.classes = checkpoint.classes
         """Class i is the count `classes[i]`."""
         self._batch_size = batch_size
-        self._device = find_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        self._device = find_device(device, find_rank()[2])
         self._precision = precision_type(precision, self._device)
         self._model = model.to(self._device)
         if self._precision != torch.float32:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["select"]
 
-LISTS = "a list, which no comparison takes"
-
 
 def select(table: pa.Table, where: str) -> pa.Table:
     """The rows of a catalog for which `where` is true.
@@ -97,7 +95,7 @@ class _Translation:
             raise _refusal(self._where, f"the catalog has no column {name!r}; it has {there}")
         kind = self._columns[name]
         if pa.types.is_list(kind):
-            raise _refusal(self._where, f"the column {name!r} is {LISTS}")
+            raise _refusal(self._where, f"the column {name!r} is a list: nothing compares with it")
         # Names that come often are kept as numbers, which are not compared with texts.
         return pc.field(name).cast(pa.string()) if pa.types.is_dictionary(kind) else pc.field(name)
 

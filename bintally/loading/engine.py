@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     Photos = Sequence[NDArray[np.uint8]]
     """JPEG bytes, each (size,) uint8."""
 
-__all__ = [
-    "DecodeError",
-    "Engine",
-    "first_undecodable",
-]
+__all__ = ["DecodeError", "Engine", "first_undecodable"]
 
 
 class DecodeError(Exception):

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
-from bintally.device import find_device
+from bintally.device import find_device, find_rank
 from bintally.errors import UsageError
 from bintally.loading.batches import Batch, load
 from bintally.loading.engine import Engine
@@ -149,7 +149,9 @@ class Loader(EpochLoader):
                 f"batch_size {batch_size}: must be at least 1 for each of the {num_ranks} ranks"
             )
         place = open_place(source)
+        # A copy may be made in another folder.
         self._arguments["source"] = str(getattr(place, "root", place))
+        self._arguments["cache"] = None if cache is None else str(Path(cache).absolute())
         dataset = read_dataset(place)
         kept = shard_cache(None if cache is None else Path(cache), cache_gib)
         samples = Samples(place, dataset, split, kept, where)
@@ -165,7 +167,7 @@ class Loader(EpochLoader):
         else:
             order = EvaluationOrder(len(samples), batch_size, seed, rank, num_ranks)
         part = -(-batch_size // num_ranks)
-        preprocessing = Preprocessing(image_size, _three(mean), _three(std))
+        preprocessing = Preprocessing(image_size, _three("mean", mean), _three("std", std))
         super().__init__(
             samples,
             dataset.classes,
@@ -229,20 +231,8 @@ def _reopen(arguments: dict[str, Any], state: dict[str, Any]) -> Loader:
     return loader
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _three(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise UsageError(f"{name} {values}: must be three numbers, one for each channel")
     red, green, blue = values
     return float(red), float(green), float(blue)
-
-
-def find_rank() -> tuple[int, int, int]:
-    """This process's rank, how many there are, and its rank on its machine: by
-    `torch.distributed`, else by torchrun's variables."""
-    import torch.distributed as dist
-
-    rank, num_ranks, local_rank = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    )
-    if dist.is_available() and dist.is_initialized():
-        rank, num_ranks = dist.get_rank(), dist.get_world_size()
-    return rank, num_ranks, local_rank

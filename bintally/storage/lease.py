@@ -22,10 +22,7 @@ from typing import Any, NoReturn
 from bintally.errors import UsageError, WorkError
 from bintally.storage.place import LOCK, Place
 
-__all__ = [
-    "Lease",
-    "describe_holder",
-]
+__all__ = ["Lease", "describe_holder"]
 
 
 class Lease(ABC):

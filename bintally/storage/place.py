@@ -12,13 +12,7 @@ from dataclasses import dataclass
 
 from bintally.errors import WorkError
 
-__all__ = [
-    "LOCK",
-    "Entry",
-    "ObjectChanged",
-    "ObjectRefused",
-    "Place",
-]
+__all__ = ["LOCK", "Entry", "ObjectChanged", "ObjectRefused", "Place"]
 
 TEMPORARY_SUFFIX = ".bintally-tmp"
 """Nobody else's files are called so, and these may be removed."""

@@ -58,3 +58,30 @@ def test_a_cluster_of_ones_own_needs_no_home() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "'Alive': True" in done.stdout
+
+
+JOBS = """
+import os
+from bintally.ray_cluster import RayCluster
+from sharding.source.metadata_job import MetadataJob
+from bintally.storage.opening import open_place
+
+cluster = RayCluster("local")
+print(*cluster.run([MetadataJob(open_place("."), [], 1)]), len(os.environ["RAY_AUTH_TOKEN"]))
+"""
+
+
+@pytest.mark.slow
+def test_jobs_on_a_cluster_of_ones_own_are_ours_alone() -> None:
+    """Ray hears of a token only before it is imported; else it takes one that lies in the home."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS],
+        cwd=REPOSITORY,
+        env={**environment, "HOME": "/proc/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "64"

@@ -151,21 +151,10 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 
 
 def train(shards: Path, run: Path, seed: int) -> Path:
-    from training.config import FitConfig
+    from tests.training.runs import settings
     from training.fit import fit
 
-    fit(
-        FitConfig(
-            str(shards),
-            run,
-            backbone="timm:test_resnet",
-            weights="none",
-            image_size=64,
-            epochs=1,
-            batch_size=16,
-            seed=seed,
-        )
-    )
+    fit(settings(shards, run, epochs=1, precision="auto", seed=seed))
     return run / "best.pt"
 
 

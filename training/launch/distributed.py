@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from bintally.device import find_device
+from bintally.device import find_device, find_rank
 from bintally.errors import CommandError
 from bintally.options import DeviceName
 from training.launch.rendezvous import JOIN_S, join_store
@@ -159,10 +158,7 @@ def alone(device: DeviceName) -> Process:
 @contextmanager
 def joined(device: DeviceName) -> Iterator[Process]:
     """Joins the processes that `torchrun` or Ray Train started, for the time of the context."""
-    rank, world_size, local_rank = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    )
+    rank, world_size, local_rank = find_rank()
     place = find_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)

@@ -21,7 +21,7 @@ from bintally.loading.engines import make_engine
 from bintally.storage.opening import open_place
 from tests.conftest import REPOSITORY, Command, copy
 from tests.ray_nodes import ray_cluster
-from training.config import FitConfig
+from tests.training.runs import settings
 from training.evaluate import evaluate
 from training.fit import fit
 from training.inference import bulk
@@ -32,17 +32,7 @@ from training.launch.distributed import joined
 @pytest.fixture(scope="module")
 def checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    fit(
-        FitConfig(
-            str(shards),
-            run,
-            backbone="timm:test_resnet",
-            weights="none",
-            image_size=64,
-            epochs=1,
-            batch_size=16,
-        )
-    )
+    fit(settings(shards, run, epochs=1, precision="auto"))
     return run / "best.pt"
 
 
