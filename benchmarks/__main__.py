@@ -32,7 +32,7 @@ class Loader:
     output: Output = None
     """Folder for loader.json, .md, .png and .svg; else one of benchmarks/results, by hardware."""
     shards: Shards = None
-    """A dataset whose train split is read: a folder that `python -m sharding build` made. Else one
+    """A dataset whose train split is read: a folder that `bintally build` made. Else one
     is rendered and removed again."""
 
     def run(self) -> int:

@@ -1,4 +1,4 @@
-"""`python -m serving` on the GPU, asked by 1, 8 and 32 clients."""
+"""`bintally serve` on the GPU, asked by 1, 8 and 32 clients."""
 
 from __future__ import annotations
 

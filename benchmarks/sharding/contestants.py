@@ -80,7 +80,7 @@ def make_shards(workload: Workload, kind: Kind, python: str) -> Measurement:
 def run_ours(
     endpoint: str, bucket: str, output: Path, cache: Path, options: Sequence[str]
 ) -> Usage:
-    """`python -m sharding build`, all photos into the train split."""
+    """`bintally build`, all photos into the train split."""
     command = [sys.executable, "-m", "sharding", "build"]
     command += ["--source", f"s3://{bucket}", "--output", str(output)]
     command += ["--max-count", str(MOST_ITEMS), "--split", "1", "0", "0", *options]

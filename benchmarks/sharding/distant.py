@@ -17,7 +17,7 @@ __all__ = ["CONNECTIONS", "LATENCY_S", "describe_distant", "measure_distant"]
 
 LATENCY_S = 0.1
 CONNECTIONS = 64
-"""As many as `python -m sharding build` opens when not told otherwise."""
+"""As many as `bintally build` opens when not told otherwise."""
 
 
 def measure_distant(bucket: Path, scratch: Path, num_rounds: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What people write today to make shards from a bucket: the peers of `python -m sharding build`.
+"""What people write today to make shards from a bucket: the peers of `bintally build`.
 
 A script and not a module: `PYTHON -P sharding_peers.py KIND OUTPUT BUCKET SHARD_SAMPLES CORES URLS`
 runs in the peers' own environment, which has none of this project's packages. BUCKET is read from

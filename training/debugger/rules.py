@@ -296,7 +296,7 @@ RULES: Mapping[RuleName, tuple[_Rule, str]] = {
     ),
     "data-loader": (
         _data_loader,
-        "--engine dali, more CPU cores for each GPU, photos stored smaller (sharding --resize)",
+        "--engine dali, more CPU cores for each GPU, photos stored smaller (build --resize)",
     ),
     "cpu-bottleneck": (_cpu_bottleneck, "more CPU cores for each GPU, or photos stored smaller"),
     "gpu-memory-growth": (
