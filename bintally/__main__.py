@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
@@ -50,10 +51,11 @@ def find_stages() -> None:
     Other people have folders called `training`, too. So nothing is looked for in the current one,
     where `python -m` and `python -c` begin. Raises `UsageError` where PYTHONPATH leads to such.
     """
-    if Path.cwd() != HOME:
-        os.environ["PYTHONSAFEPATH"] = "1"
-        if sys.path[0] in ("", str(Path.cwd())):
-            del sys.path[0]
+    with suppress(FileNotFoundError):  # Of a folder that was removed, in which nothing is found.
+        if Path.cwd() != HOME:
+            os.environ["PYTHONSAFEPATH"] = "1"
+            if sys.path[0] in ("", str(Path.cwd())):
+                del sys.path[0]
     for stage in STAGES:
         if (folder := _folder(stage)) != HOME / stage:
             raise UsageError(

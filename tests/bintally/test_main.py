@@ -77,6 +77,14 @@ def test_one_that_stands_in_the_way_is_named(tmp_path: Path) -> None:
     assert f"take {own} out of PYTHONPATH" in result.stderr
 
 
+def test_a_current_folder_that_was_removed_is_no_error(tmp_path: Path) -> None:
+    words = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && "
+    command = f"{words} {sys.executable} -m bintally verify {tmp_path}/nothing"
+    outside = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, shell=True, env=outside, capture_output=True, text=True)
+    assert done.stderr == f"error: {tmp_path}/nothing: no such folder\n"
+
+
 def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
     command = f"{sys.executable} -m bintally --help | head -1"
     done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True)
