@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
-from bintally.options import DeviceName, PrecisionName
+from bintally.options import DeviceName, PrecisionName, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +31,11 @@ def find_rank() -> tuple[int, int, int]:
 def find_device(name: DeviceName, local_rank: int = 0) -> torch.device:
     """A process's device: for `auto`, its GPU where there is one.
 
-    Raises `UsageError` for `cuda` where there is none.
+    Raises `UsageError` for another name, and for `cuda` where there is none.
     """
     import torch
 
+    check_choice("device", name, DeviceName)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -43,9 +44,13 @@ def find_device(name: DeviceName, local_rank: int = 0) -> torch.device:
 
 
 def precision_type(name: PrecisionName, device: torch.device) -> torch.dtype:
-    """The type that the model computes in: for `auto`, bf16 where the hardware multiplies it."""
+    """The type that the model computes in: for `auto`, bf16 where the hardware multiplies it.
+
+    Raises `UsageError` for another name.
+    """
     import torch
 
+    check_choice("precision", name, PrecisionName)
     if name == "auto":
         # Without such instructions bf16 is emulated, slower than fp32.
         if device.type == "cuda":

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["Augmentation", "DeviceName", "EngineName", "OnBadSample", "PrecisionName", "Trainable"]
+from bintally.errors import UsageError
+
+__all__ = [
+    "Augmentation",
+    "DeviceName",
+    "EngineName",
+    "OnBadSample",
+    "PrecisionName",
+    "Trainable",
+    "check_choice",
+]
 
 Augmentation = Literal["flip", "none"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -12,3 +22,9 @@ EngineName = Literal["auto", "dali", "cpu"]
 OnBadSample = Literal["stop", "skip"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 Trainable = Literal["head", "all"]
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raises `UsageError` where a value is none of a Literal's."""
+    if value not in get_args(choices):
+        raise UsageError(f"{name} {value}: must be one of {', '.join(get_args(choices))}")

@@ -60,8 +60,11 @@ class Counter:
     def count(self, photos: Sequence[bytes]) -> list[Answer]:
         """How many items each photo (a JPEG's bytes) shows, in order.
 
-        A photo that does not decode is answered with an `error`, and no count.
+        A photo that does not decode is answered with an `error`, and no count. Raises `TypeError`
+        for what is no list of bytes, but of names, say.
         """
+        if isinstance(photos, bytes) or not all(isinstance(photo, bytes) for photo in photos):
+            raise TypeError("count takes a list of photos, each the bytes of a JPEG")
         size = self._batch_size
         batches = (photos[begin : begin + size] for begin in range(0, len(photos), size))
         return [

@@ -10,7 +10,7 @@ from bintally.errors import UsageError
 from bintally.loading.engine import Engine
 from bintally.loading.preprocessing import Preprocessing
 from bintally.machine import num_cores
-from bintally.options import EngineName
+from bintally.options import EngineName, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,10 @@ def make_engine(
 
     With `half`, for a model that computes in bf16, batches on a GPU come as float16: half of the
     memory to write and read, and finer than what bf16 keeps of them.
+
+    Raises `UsageError` for another name, and for `dali` where it is not installed.
     """
+    check_choice("engine", name, EngineName)
     installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     if name == "auto":
         name = "dali" if installed and device.type == "cuda" else "cpu"

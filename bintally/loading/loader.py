@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
@@ -17,7 +17,7 @@ from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
 from bintally.loading.order import EvaluationOrder, Order, TrainingOrder, flips
 from bintally.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from bintally.options import Augmentation, DeviceName, EngineName, OnBadSample
+from bintally.options import Augmentation, DeviceName, EngineName, OnBadSample, check_choice
 from bintally.storage.opening import open_place
 
 __all__ = ["EpochLoader", "Loader"]
@@ -133,14 +133,11 @@ class Loader(EpochLoader):
         # What a copy is made with, before anything else is called by a name here.
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         augment = augment or ("flip" if split == "train" else "none")
-        for name, value, choices in (
-            ("augment", augment, get_args(Augmentation)),
-            ("device", device, get_args(DeviceName)),
-            ("engine", engine, get_args(EngineName)),
-            ("on_bad_sample", on_bad_sample, get_args(OnBadSample)),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} {value}: must be one of {', '.join(choices)}")
+        check_choice("augment", augment, Augmentation)
+        check_choice("on_bad_sample", on_bad_sample, OnBadSample)
+        for name, value in (("batch_size", batch_size), ("image_size", image_size), ("seed", seed)):
+            if type(value) is not int:
+                raise UsageError(f"{name} {value!r}: must be a whole number")
         if image_size < 1:
             raise UsageError(f"image_size {image_size}: must be at least 1")
         rank, num_ranks, local_rank = find_rank()

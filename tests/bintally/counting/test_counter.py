@@ -89,10 +89,20 @@ def test_a_photo_that_does_not_decode_is_an_error_beside_the_others_answers(
         assert bad.to_dict() == {"error": bad.error}
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_names_of_photos_are_no_photos(checkpoint: Path, photos: list[bytes]) -> None:
+    counter = bintally.Counter(checkpoint, device="cpu")
+    for wrong in (["photo.jpg"], photos[0], [photos[0], Path("photo.jpg")]):
+        with pytest.raises(TypeError, match="each the bytes of a JPEG"):
+            counter.count(wrong)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_checkpoint_is_named(checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(b"\xff\xd8 not a checkpoint")
     with pytest.raises(bintally.UsageError, match=r"photo\.jpg: not a checkpoint"):
         bintally.Counter(file)
+    for name in ("device", "engine", "precision"):
+        with pytest.raises(bintally.UsageError, match=f"^{name} fast: must be one of auto, "):
+            bintally.Counter(checkpoint, **{name: "fast"})  # type: ignore[arg-type]
     with pytest.raises(bintally.UsageError, match=r"missing\.pt: cannot be read"):
         bintally.Counter(tmp_path / "missing.pt")

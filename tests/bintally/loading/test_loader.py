@@ -169,6 +169,8 @@ def test_a_state_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> 
         ("engine fast: must be one of auto, dali, cpu", {"engine": "fast"}),
         ("on_bad_sample cry: must be one of stop, skip", {"on_bad_sample": "cry"}),
         ("batch_size 0: must be at least 1 for each of the 1 ranks", {"batch_size": 0}),
+        ("batch_size 8.5: must be a whole number", {"batch_size": 8.5}),
+        ("seed 'x': must be a whole number", {"seed": "x"}),
         ("image_size 0: must be at least 1", {"image_size": 0}),
         (r"mean \(0.5,\): must be three numbers, one for each channel", {"mean": (0.5,)}),
         ("batch_size 999: the train split has only [0-9]+ samples", {"batch_size": 999}),
