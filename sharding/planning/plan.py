@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bintally.dataset.catalog import CatalogRow
 from bintally.dataset.manifest import FORMAT, SPLITS
@@ -21,7 +21,9 @@ from bintally.errors import UsageError
 from sharding.planning.groups import count_leaks, neighbour_groups
 from sharding.planning.selection import read_ids, sample_groups
 from sharding.planning.split import assign_splits, shuffled
-from sharding.source.catalog import Catalog
+
+if TYPE_CHECKING:
+    from sharding.source.catalog import Catalog
 
 __all__ = ["Options", "Plan", "PlannedShard", "make_plan"]
 
