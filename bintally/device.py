@@ -6,12 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
+from bintally.machine import ranks_here
 from bintally.options import DeviceName, PrecisionName, check_choice
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_device", "find_rank", "precision_type"]
+__all__ = ["find_device", "find_machines", "find_rank", "precision_type"]
 
 
 def find_rank() -> tuple[int, int, int]:
@@ -26,6 +27,17 @@ def find_rank() -> tuple[int, int, int]:
     if dist.is_available() and dist.is_initialized():
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
     return rank, num_ranks, local_rank
+
+
+def find_machines(rank: int, world_size: int) -> int:
+    """The machines that ranks are spread over, by torchrun's variables: 1 where it is not known
+    that each has as many of them, one after the other."""
+    if "LOCAL_WORLD_SIZE" not in os.environ or world_size % ranks_here():
+        return 1
+    num_machines = world_size // ranks_here()
+    told = int(os.environ.get("GROUP_WORLD_SIZE", num_machines))
+    in_turn = rank % ranks_here() == int(os.environ.get("LOCAL_RANK", "0"))
+    return num_machines if told == num_machines and in_turn else 1
 
 
 def find_device(name: DeviceName, local_rank: int = 0) -> torch.device:

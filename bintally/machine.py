@@ -8,7 +8,7 @@ import resource
 import tempfile
 from pathlib import Path
 
-__all__ = ["num_cores", "open_files_limit", "socket_folder"]
+__all__ = ["num_cores", "open_files_limit", "ranks_here", "socket_folder"]
 
 LONGEST_SOCKET_FOLDER = 40
 """Bytes: a socket's path has at most 107 (103 on macOS), of which Ray takes 65 below its folder."""
@@ -22,6 +22,11 @@ def num_cores() -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     return max(1, math.ceil(min(allowed, _quota())))
+
+
+def ranks_here() -> int:
+    """The processes of a training that share this machine with this one, itself included."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float:

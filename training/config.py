@@ -126,10 +126,18 @@ class FitConfig:
     profile: bool = False
     """Write trace.json, PyTorch's profile of a few steps of the first epoch, for a trace viewer."""
     cache: Path | None = None
-    """Folder to which shards on S3 are brought; for all processes of a machine, and any runs."""
+    """Folder to which shards are brought, from S3 or from a slow folder; for all processes of a
+    machine, and any runs."""
     cache_gib: float = 0.0
-    """The most that --cache may hold, in GiB; 0 is no limit. Shards are shuffled in windows of what
-    fits in a third of it."""
+    """The most that --cache may hold, in GiB; 0 is no limit."""
+    downloads: int = 16
+    """Shards on their way to --cache at a time, all processes of a machine together."""
+    lanes: int = 0
+    """Parts of an epoch that are read side by side, which machines divide; 0 follows from the
+    number of shards: eight for 64, up to 64."""
+    window: int = 0
+    """Neighbouring shards of a lane whose photos are shuffled among each other; 0 follows from the
+    number of shards."""
     on_bad_sample: OnBadSample = "stop"
     """What a photo does that does not decode (a bit that flipped since `verify`): end training, or
     make place for the next one of its shard, which is told. A validation leaves it out, and counts
@@ -176,7 +184,8 @@ class FitConfig:
         return [
             f"--{name.replace('_', '-')} {then[name]} became {mine[name]}"
             for name in mine
-            if then[name] != mine[name]
+            # An order that is not asked for is the run's own.
+            if then[name] != mine[name] and not (name in ORDER and mine[name] == 0)
         ]
 
     @property
@@ -210,9 +219,13 @@ LEAST = {
     "checkpoint_every_steps": 0,
     "checkpoint_every_minutes": 0,
     "cache_gib": 0,
+    "downloads": 1,
+    "lanes": 0,
+    "window": 0,
 }
 BELOW_ONE = ("dropout", "label_smoothing", "ema")
 
+ORDER = ("lanes", "window")
 WHERE_AND_HOW = {
     "shards",
     "run",
@@ -228,6 +241,8 @@ WHERE_AND_HOW = {
     "profile",
     "compile",
     "cache",
+    "cache_gib",
+    "downloads",
     "engine",
     "device",
 }

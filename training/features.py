@@ -136,7 +136,7 @@ def compute_features(
     stand_ins = {i: stand_in(samples, i) for i in bad}
     if samples.split == "train" and process.is_first:
         for i, other in stand_ins.items():
-            say(f"{samples.where(i)}: {samples.ids[other]} comes in its place")
+            say(f"{samples.where(i)}: {samples.id(other)} comes in its place")
     if (values := kept.whole()) is None:
         raise WorkError(f"{kept.file}: has been removed since it was written; run again")
     return Features(values, labels, stand_ins)
@@ -263,14 +263,7 @@ def _compute(
     device = process.device
     backbone.eval()
     # One run over all of them, for shards are then streamed once.
-    batches = load(
-        samples,
-        classes,
-        engine,
-        order,
-        whole_order=np.concatenate([np.empty(0, np.int64), *spans]),
-        left_out=left_out,
-    )
+    batches = load(samples, classes, engine, order, left_out=left_out)
     groups = groupby(batches, lambda batch: int(batch.indices[0]) // CHUNK)
     for number, span in zip(todo, spans, strict=True):
         found, group = next(groups, (None, iter(())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,10 @@ from training.inputs import FeatureInputs
 from training.launch.distributed import Process
 from training.loop import Callback, Loop
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["HeadData", "HeadTraining", "read_head_data"]
 
 
@@ -32,6 +36,8 @@ class HeadData:
 
     train: Features
     """Both views."""
+    sizes: NDArray[np.int64]
+    """(shards,) samples of each shard of the train split."""
     validation: Features
     """The first view."""
     classes: Sequence[int]
@@ -65,7 +71,7 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         BATCH_SIZE,
         half=precision != torch.float32,
     )
-    cache = shard_cache(config.cache, config.cache_gib)
+    cache = shard_cache(config.cache, config.cache_gib, config.downloads)
     train, validation = (
         Samples(place, dataset, split, cache, config.where) for split in ("train", "validation")
     )
@@ -85,7 +91,7 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         )
         for samples in (train, validation)
     ]
-    return HeadData(features[0], features[1], dataset.classes, train.class_counts)
+    return HeadData(features[0], train.sizes, features[1], dataset.classes, train.class_counts)
 
 
 class HeadTraining:
@@ -106,14 +112,15 @@ class HeadTraining:
         """With no backbone: features in, logits out."""
         precision = precision_type(config.precision, process.device)
         order = TrainingOrder(
-            len(data.train.labels),
+            data.sizes,
             config.batch_size,
             config.seed,
+            config.lanes,
+            config.window,
             data.train.labels if config.balance == "order" else None,
-            None,
             process.rank,
             process.world_size,
-            config.accumulate,
+            parts=config.accumulate,
         )
         self._loop = Loop(
             config,

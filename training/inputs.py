@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bintally.counting.checkpoint import Checkpoint
 from bintally.counting.model import CountNet
 from bintally.dataset.samples import Samples
 from bintally.loading.batches import Batch
@@ -23,11 +24,41 @@ from training.launch.distributed import Process
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FeatureInputs", "Inputs", "PhotoInputs"]
+__all__ = ["FeatureInputs", "Inputs", "PhotoInputs", "make_order"]
 
 
 FEATURES_SHARE = 0.25
 """Of a GPU's free memory, what kept features may take: several trials may share it."""
+
+
+def make_order(
+    config: FitConfig,
+    earlier: Checkpoint | None,
+    train: Samples,
+    classes: Sequence[int],
+    process: Process,
+) -> TrainingOrder:
+    """The order of a run, which keeps the lanes and windows that it was begun with.
+
+    Raises `UsageError` where the cache has no room for what is read at a time.
+    """
+    begun = config.to_dict() if earlier is None else earlier.config
+    order = TrainingOrder(
+        train.sizes,
+        config.batch_size,
+        config.seed,
+        begun["lanes"],
+        begun["window"],
+        train.all_labels(classes) if config.balance == "order" else None,
+        process.rank,
+        process.world_size,
+        process.num_machines,
+        config.accumulate,
+    )
+    # Features are at hand all together, wherever the shards lie.
+    if not config.uses_features:
+        order.check_room(train)
+    return order
 
 
 class Inputs(Protocol):

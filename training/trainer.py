@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,14 +19,13 @@ from bintally.device import precision_type
 from bintally.errors import UsageError, WorkError
 from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
-from bintally.loading.order import TrainingOrder, training_batches
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.debugger.watch import Debugger
 from training.features import BATCH_SIZE, compute_features, features_folder
-from training.inputs import FeatureInputs, Inputs, PhotoInputs
+from training.inputs import FeatureInputs, Inputs, PhotoInputs, make_order
 from training.launch.distributed import Process
 from training.loop import Callback, Loop, Position, Step
 from training.metrics import most_frequent_count
@@ -54,26 +54,16 @@ class Trainer(Callback):
         survival: Survival,
         on_epoch: OnEpoch | None,
     ) -> None:
-        self.config, self.dataset, self.process = config, dataset, process
+        self.dataset, self.process = dataset, process
         self.train, self.validation = train, validation
         self.survival, self.on_epoch = survival, on_epoch
         self.began = time.monotonic()
         mirror = None if config.mirror is None else open_place(config.mirror)
         self.writer = CheckpointWriter(open_place(config.run), mirror)
         earlier = find_earlier(config, dataset.sha256, process)
+        self.order = make_order(config, earlier, train, dataset.classes, process)
+        self.config = replace(config, lanes=self.order.lanes, window=self.order.window)
         self.model, self.preprocessing = self._build(earlier)
-        balanced = config.balance == "order"
-        self.order = TrainingOrder(
-            len(train),
-            config.batch_size,
-            config.seed,
-            train.all_labels(dataset.classes) if balanced else None,
-            # Features are at hand all together, wherever the shards lie.
-            None if config.uses_features else train.windows,
-            process.rank,
-            process.world_size,
-            config.accumulate,
-        )
         self.precision = precision_type(config.precision, process.device)
         self.engine: Engine = make_engine(
             config.engine,
@@ -305,8 +295,8 @@ class Trainer(Callback):
         loop, config = self.loop, self.config
         self.writer.flush()
         epoch, step = divmod(error.number, loop.steps)
-        batch = next(training_batches(self.order.epoch(epoch), config.batch_size, step))
-        reason = error.explain([self.train.ids[i] for i in batch])
+        batch = self.order.whole_step(epoch, step)
+        reason = error.explain([self.train.id(i) for i in batch.tolist()])
         return LossDiverged(
             f"epoch {epoch + 1}, step {step + 1}: {reason}; {describe_last(config.run)}; "
             f"try a lower --lr than {config.lr}, or --precision fp32"

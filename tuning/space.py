@@ -154,6 +154,9 @@ NOT_SEARCHED = {
     "engine",
     "cache",
     "cache_gib",
+    "downloads",
+    "lanes",
+    "window",
     "seed",
 }
 """Settings that are the search's own, or no matter of a trial's result."""

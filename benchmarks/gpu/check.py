@@ -212,7 +212,7 @@ def waits(context: Context) -> dict[str, Any]:
                 train,
                 dataset.classes,
                 make_engine(name, PREPROCESSING, context.device, 16, half=True),
-                TrainingOrder(len(train), 16, 0),
+                TrainingOrder(train.sizes, 16, 0),
                 process,
                 precision,
             ),

@@ -195,9 +195,10 @@ def _store_small(workload: Workload, folder: Path) -> Workload:
     size = PREPROCESSING.image_size
     say(f"storing them at {size}×{size}")
     shards = []
-    for number, shard in enumerate(dataset.splits["train"].shards):
+    indices = iter(range(len(samples)))
+    for shard in dataset.splits["train"].shards:
         tar = TarBuilder()
-        for index in (samples.shards == number).nonzero()[0].tolist():
+        for index in [next(indices) for _ in range(shard.samples)]:
             photo = prepare_photo(samples.photo(index).tobytes(), Resize(size, size))
             count = b"%d" % samples.count(index)
             tar.add(samples.ids[index], [("jpg", photo.data), ("cls", count), ("json", b"{}")])

@@ -86,7 +86,8 @@ def ours(
     from bintally.loading.batches import load
     from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
     from bintally.loading.engines import make_engine
-    from bintally.loading.order import epoch_order, flips
+    from bintally.loading.lanes import EpochOrder, choose_lanes
+    from bintally.loading.order import flips
     from bintally.storage.opening import open_place
 
     # Nobody's imports are measured.
@@ -112,7 +113,8 @@ def ours(
                 threads or workload.num_workers,
                 HARDWARE_SHARE if hardware_share is None else hardware_share,
             )
-        order = epoch_order(len(samples), seed=0, epoch=0)
+        lanes, window = choose_lanes(len(samples.sizes))
+        order = EpochOrder(samples.sizes, 0, 0, lanes, window).at(np.arange(len(samples)))
         batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
         mirrored = partial(flips, seed=0, epoch=0)
         for batch in load(samples, workload.classes, engine, batches, mirrored):

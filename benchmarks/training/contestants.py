@@ -95,7 +95,7 @@ def ours(workload: Workload, part: Literal["all", "model", "loader"]) -> Measure
                 config.batch_size,
                 half=precision != torch.float32,
             ),
-            TrainingOrder(len(train), config.batch_size, config.seed),
+            TrainingOrder(train.sizes, config.batch_size, config.seed),
             process,
             precision,
         )

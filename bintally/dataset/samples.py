@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bintally.dataset.index import parse_index
-from bintally.dataset.manifest import CATALOG, Dataset, Shard
+from bintally.dataset.index import ShardIndex, read_shard_index
+from bintally.dataset.manifest import CATALOG, Dataset
 from bintally.dataset.shard_cache import ShardCache
-from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles
+from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles, ShardSchedule
 from bintally.dataset.where import select
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import Folder
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Samples"]
 
-PARTS = ("jpg", "cls", "json")
-"""What a sample has, in this order."""
-COLUMNS = [f"{part} {column}" for part in PARTS for column in ("type", "offset", "size", "name")]
+LABEL = "cls"
+"""How the name of what holds a sample's count ends."""
 CONNECTIONS = 16
-"""Indexes fetched at a time."""
+"""Indexes fetched at a time, where all are."""
+INDEXES_KEPT = 2048
 
 
 class Samples:
@@ -54,64 +56,80 @@ class Samples:
         self.split = split
         self._place = place
         self._shards = dataset.splits[split].shards
-        if isinstance(place, Folder):
-            self._tars: ShardFiles = FolderShards(place, self._shards)
-        elif cache is not None:
-            self._tars = CachedShards(place, self._shards, cache)
+        if cache is not None:
+            self._tars: ShardFiles = CachedShards(place, self._shards, cache)
+        elif isinstance(place, Folder):
+            self._tars = FolderShards(place, self._shards)
         else:
             raise UsageError(f"{place}: shards on S3 are read through a local --cache; name one")
-        index = _read_indexes(place, self._shards)
-        self.shards: NDArray[np.int64] = np.repeat(
-            np.arange(len(self._shards)), [shard.samples for shard in self._shards]
-        )
-        """(samples,) which shard of the split each sample is in."""
         self.identity = dataset.sha256 if where is None else f"{dataset.sha256} where {where}"
         """The dataset's, and the part of it that was asked for."""
         self.class_counts = dataset.splits[split].class_counts
         """How many samples have each count."""
+        self.sizes = np.array([shard.samples for shard in self._shards], np.int64)
+        """(shards,) the samples of each shard."""
         self._rows: NDArray[np.int64] | None = None
         """Which of the split's samples these are, where they are not all of them."""
+        self._begins = self.sizes.cumsum() - self.sizes
+        """(shards,) which of the split's samples is each one's first."""
         if where is not None:
-            rows, counts = self._select(where)
-            self._rows, self.shards = rows, self.shards[rows]
+            self._rows, counts = self._select(where)
             self.class_counts = {str(count): 0 for count in dataset.classes} | counts
-            index = index.take(rows)
-        self.ids: list[str] = [name[:-4] for name in index["jpg name"].to_pylist()]
-        self._at = {
-            column: index[column].to_numpy()
-            for column in ("jpg offset", "jpg size", "cls offset", "cls size")
-        }
+            shards = self._begins.searchsorted(self._rows, side="right") - 1
+            self.sizes = np.bincount(shards, minlength=len(self._shards))
+        self._ends = self.sizes.cumsum()
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Of all samples: every index is read."""
+        shards = self.sizes.nonzero()[0].tolist()
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            found = dict(zip(shards, pool.map(self._read_index, shards), strict=True))
+        places = map(self._place_of, range(len(self)))
+        return [found[shard].ids[row] for shard, row in places]
 
     @property
-    def windows(self) -> tuple[NDArray[np.int64], int] | None:
-        """What `epoch_order` has to know where not all shards are at hand at a time."""
-        return None if self._tars.window is None else (self.shards, self._tars.window)
+    def room(self) -> int | None:
+        """How many shards a cache with a limit holds at a time."""
+        return self._tars.room
 
-    def follow(self, order: NDArray[np.int64], *, check: bool = False) -> None:
-        """Says in which order samples are about to be asked for; an empty one ends it.
+    @property
+    def largest_shard(self) -> int:
+        """Bytes."""
+        return max((shard.bytes for shard in self._shards), default=0)
 
-        With `check`, `settle` says whether their shards are what was written.
+    def follow(self, schedule: ShardSchedule | None, *, check: bool = False) -> None:
+        """Says which shards are about to be needed; None ends it.
+
+        With `check`, `settle` says whether they are what was written.
         """
-        import numpy as np
+        self._tars.follow(schedule, check=check)
 
-        shards, first = np.unique(self.shards[order], return_index=True)
-        self._tars.follow(shards[np.argsort(first)].tolist(), check=check)
+    def advance(self, batch: int) -> None:
+        """Says that the samples of a batch of the schedule are about to be asked for."""
+        self._tars.advance(batch)
 
     def settle(self) -> None:
         """Returns when all that had to be checked has been. Raises `WorkError`, naming a shard
         that is not what was written."""
         self._tars.settle()
 
+    def id(self, index: int) -> str:
+        """A sample's id."""
+        shard, row = self._place_of(index)
+        return self._index(shard).ids[row]
+
     def photo(self, index: int) -> NDArray[np.uint8]:
         """A photo's JPEG bytes: (size,) uint8."""
-        return self._part("jpg", index)
+        return self._part(index, lambda found: found.photos)
 
     def count(self, index: int) -> int:
         """The number of items in the bin. Raises `WorkError` where it is none any more."""
-        text = self._part("cls", index).tobytes()
+        text = self._part(index, lambda found: found.labels).tobytes()
         if not text.isdigit():
             raise WorkError(
                 f"{self.where(index)}: its count is no number; it was one when it was written: "
@@ -121,13 +139,13 @@ class Samples:
 
     def where(self, index: int) -> str:
         """How an error names a sample."""
-        return f"{self._shards[self.shards[index]].path}: sample {self.ids[index]}"
+        return f"{self._shards[self._shard(index)].path}: sample {self.id(index)}"
 
     def neighbour(self, index: int) -> int:
         """The next sample of the same shard, after the last one the first."""
-        shard = self.shards[index]
-        at_end = index + 1 == len(self) or self.shards[index + 1] != shard
-        return int(self.shards.searchsorted(shard)) if at_end else index + 1
+        shard = self._shard(index)
+        end = int(self._ends[shard])
+        return end - int(self.sizes[shard]) if index + 1 == end else index + 1
 
     def labels(
         self, indices: Sequence[int] | NDArray[np.int64], classes: Sequence[int]
@@ -174,7 +192,7 @@ class Samples:
         if (counts < 0).any():
             raise WorkError(
                 f"{self._place}/{CATALOG}: does not list the sample "
-                f"{self.ids[int(np.argmin(counts))]}; "
+                f"{self.id(int(np.argmin(counts)))}; "
                 f"`bintally verify {self._place}` lists all damage"
             )
         return counts
@@ -199,10 +217,9 @@ class Samples:
         """Where the samples of rows of the catalog are among all of the split's."""
         import numpy as np
 
-        first_of, first = {}, 0
-        for shard in self._shards:
-            first_of[shard.path] = first
-            first += shard.samples
+        first_of = dict(
+            zip((shard.path for shard in self._shards), self._begins.tolist(), strict=True)
+        )
         paths = table["shard"].to_pylist()
         if strange := {*paths} - first_of.keys():
             raise WorkError(
@@ -213,64 +230,42 @@ class Samples:
         rows += table["position"].to_numpy()
         return rows
 
-    def _part(self, part: str, index: int) -> NDArray[np.uint8]:
+    def _shard(self, index: int) -> int:
+        return int(self._ends.searchsorted(index, side="right"))
+
+    def _place_of(self, index: int) -> tuple[int, int]:
+        """A sample's shard, and which one of it it is."""
+        shard = self._shard(index)
+        if self._rows is None:
+            return shard, index - int(self._ends[shard] - self.sizes[shard])
+        return shard, int(self._rows[index] - self._begins[shard])
+
+    def _part(
+        self, index: int, places: Callable[[ShardIndex], NDArray[np.int64]]
+    ) -> NDArray[np.uint8]:
         import numpy as np
 
-        begin = int(self._at[f"{part} offset"][index])
-        size = int(self._at[f"{part} size"][index])
-        tar = self._tars.open(int(self.shards[index]))
-        view = np.frombuffer(tar, np.uint8, size, begin)
+        shard, row = self._place_of(index)
+        begin, size = places(self._index(shard))[row]
+        view = np.frombuffer(self._tars.open(shard), np.uint8, size, begin)
         # A view of a shard in a cache would keep it there as long as its batch is on its way.
-        return view if self._tars.window is None else view.copy()
+        return view if self._tars.lasting else view.copy()
 
+    def _index(self, shard: int) -> ShardIndex:
+        """Read when its shard is entered; those used last are kept."""
+        found = self._indexes.get(shard)
+        if found is None:
+            found = self._indexes[shard] = self._read_index(shard)
+            if len(self._indexes) > INDEXES_KEPT:
+                self._indexes.popitem(last=False)
+        return found
 
-def _read_indexes(place: Place, shards: Sequence[Shard]) -> pa.Table:
-    """The lines of all indexes, one after the other.
-
-    All of them at once, for 535 of a thousand samples each are parsed so in a fraction of a second.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    def read(shard: Shard) -> bytes:
-        data = place.get(shard.index)
-        header, _, lines = data.partition(b"\n")
-        if header.split() != [b"v1.2", b"%d" % shard.samples]:
-            raise ValueError(f"is not the index of {shard.samples:,} samples")
-        if lines.count(b"\n") != shard.samples:
-            raise ValueError("is cut short")
-        return lines
-
-    bodies = []
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for shard, future in [(shard, pool.submit(read, shard)) for shard in shards]:
-            try:
-                bodies.append(future.result())
-            except (OSError, ValueError) as error:
-                raise _bad_index(place, shard, error) from error
-    types = [pa.string(), pa.int64(), pa.int64(), pa.string()] * len(PARTS)
-    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
-    if not bodies:
-        return schema.empty_table()
-    try:
-        return csv.read_csv(
-            io.BytesIO(b"".join(bodies)),
-            csv.ReadOptions(column_names=COLUMNS),
-            csv.ParseOptions(delimiter=" ", quote_char=False),
-            csv.ConvertOptions(column_types=schema, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid:
-        # Which one is it?
-        for shard in shards:
-            try:
-                parse_index(place.get(shard.index))
-            except ValueError as error:
-                raise _bad_index(place, shard, error) from error
-        raise
-
-
-def _bad_index(place: Place, shard: Shard, reason: Exception) -> WorkError:
-    return WorkError(
-        f"{place}/{shard.index}: the index cannot be read: {reason}; "
-        f"`bintally verify {place}` lists all damage"
-    )
+    def _read_index(self, number: int) -> ShardIndex:
+        shard = self._shards[number]
+        try:
+            return read_shard_index(self._tars.index(number), shard.samples, LABEL)
+        except (OSError, ValueError) as error:
+            raise WorkError(
+                f"{self._place}/{shard.index}: the index cannot be read: {error}; "
+                f"`bintally verify {self._place}` lists all damage"
+            ) from error

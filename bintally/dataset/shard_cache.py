@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from io import BufferedRandom, BufferedReader
+from math import ceil
 from pathlib import Path
 
 from bintally.dataset.manifest import Shard
@@ -18,10 +19,12 @@ from bintally.errors import UsageError, WorkError
 from bintally.storage.place import TEMPORARY_SUFFIX, Place
 
 __all__ = [
+    "DOWNLOADS",
     "NOT_WHAT_WAS_WRITTEN",
     "NoRoom",
     "ShardCache",
     "file_sha256",
+    "gib_for",
     "shard_cache",
     "unreadable",
 ]
@@ -32,6 +35,8 @@ NOT_WHAT_WAS_WRITTEN = "is not what was written (its sha256 differs)"
 PATIENCE_S = 60.0
 """How long room is waited for that other processes, or other splits, have open."""
 POLL_S = 0.05
+DOWNLOADS = 16
+"""S3 gives some 90 MB/s to a connection: enough for eight GPUs' photos of the original size."""
 
 Kept = Callable[[], frozenset[str]]
 """Says which shards, by their sha256, may not make room now."""
@@ -49,8 +54,9 @@ class ShardCache:
     that no process has open, what was used longest ago goes first.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None) -> None:
-        self.folder, self.limit_bytes = folder, limit_bytes
+    def __init__(self, folder: Path, limit_bytes: int | None, downloads: int = DOWNLOADS) -> None:
+        """`downloads`: shards on their way at a time, for all processes of the machine."""
+        self.folder, self.limit_bytes, self.downloads = folder, limit_bytes, downloads
         self._whole: set[str] = set()
         """Shards whose bytes this process has seen to be right."""
         try:
@@ -199,11 +205,18 @@ def file_sha256(file: BufferedRandom | BufferedReader) -> str | None:
         return None
 
 
-def shard_cache(folder: Path | None, limit_gib: float) -> ShardCache | None:
-    """The cache that `--cache` and `--cache-gib` ask for, if they do."""
+def shard_cache(
+    folder: Path | None, limit_gib: float, downloads: int = DOWNLOADS
+) -> ShardCache | None:
+    """The cache that `--cache`, `--cache-gib` and `--downloads` ask for, if they do."""
     if folder is None:
         return None
-    return ShardCache(folder, round(limit_gib * 2**30) or None)
+    return ShardCache(folder, round(limit_gib * 2**30) or None, downloads)
+
+
+def gib_for(size_bytes: int) -> str:
+    """How much --cache-gib has to be to hold so much."""
+    return f"{ceil(size_bytes / 2**30 * 1000) / 1000:g}"
 
 
 def _download(place: Place, shard: Shard) -> bytes:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bintally.dataset.samples import Samples
+from bintally.dataset.shard_files import ShardSchedule
 from bintally.errors import WorkError
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
+from bintally.loading.order import schedule_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,29 +50,38 @@ def load(
     order: Iterable[Indices],
     flips: Callable[[Indices], NDArray[np.bool_]] | None = None,
     *,
-    whole_order: Indices | None = None,
+    schedule: ShardSchedule | None = None,
     replaced: dict[int, int] | None = None,
     left_out: set[int] | None = None,
 ) -> Iterator[Batch]:
     """The batches of `order`, each an array of sample indices; `flips` says which are mirrored.
 
-    `whole_order` is what shards that are streamed are brought by; without it, by the split's own
-    order. With `replaced`, a photo that does not decode is noted there, and the next of its shard
-    comes in its place, mirrored where it would have been; with `left_out` it is noted there, and
-    nothing does. Else `WorkError`, naming shard and sample, is raised.
+    `schedule` says when which shards are needed for it; without, all of `order` is looked at before
+    it begins. With `replaced`, a photo that does not decode is noted there, and the next of its
+    shard comes in its place, mirrored where it would have been; with `left_out` it is noted there,
+    and nothing does. Else `WorkError`, naming shard and sample, is raised.
     """
     import numpy as np
     import torch
 
-    source = iter(order)
+    if schedule is None:
+        order = [*order]
+        schedule = schedule_of(samples.sizes, order)
     again: deque[Indices] = deque()
     """Batches that an engine had begun when it met a bad photo."""
     ahead: deque[tuple[Indices, Indices, list[int]]] = deque()
     """Those that are on their way: as they were asked for, with what comes in their place, and the
     labels."""
 
+    def asked_for() -> Iterator[Indices]:
+        for number, indices in enumerate(order):
+            samples.advance(number)
+            yield indices
+
+    asked = asked_for()
+
     def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
-        while (wanted := again.popleft() if again else next(source, None)) is not None:
+        while (wanted := again.popleft() if again else next(asked, None)) is not None:
             if left_out:
                 wanted = wanted[~np.isin(wanted, [*left_out])]
                 if not len(wanted):
@@ -84,8 +95,7 @@ def load(
             ahead.append((wanted, taken, [label for _, label in read]))
             yield [photo for photo, _ in read], mirrored
 
-    whole = np.arange(len(samples)) if whole_order is None else whole_order
-    samples.follow(whole, check=not engine.notices_damage)
+    samples.follow(schedule, check=not engine.notices_damage)
     try:
         while True:
             images = engine.run(photos())
@@ -98,7 +108,7 @@ def load(
                         return
                     _, indices, counts = ahead.popleft()
                     labels = torch.tensor(counts).to(batch.device, non_blocking=True)
-                    yield Batch(batch, labels, indices, [samples.ids[i] for i in indices])
+                    yield Batch(batch, labels, indices, [samples.id(i) for i in indices])
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
                 bad = _first_bad(samples, (taken for _, taken, _ in ahead))
@@ -110,13 +120,13 @@ def load(
                     logger.warning(f"{message}; it is left out")
                 elif replaced is not None:
                     replaced[bad] = stand_in(samples, bad)
-                    logger.warning(f"{message}; {samples.ids[replaced[bad]]} comes in its place")
+                    logger.warning(f"{message}; {samples.id(replaced[bad])} comes in its place")
                 else:
                     raise does_not_decode(samples, bad) from error
                 again.extendleft(wanted for wanted, _, _ in reversed(ahead))
                 ahead.clear()
     finally:
-        samples.follow(np.empty(0, np.int64))
+        samples.follow(None)
 
 
 def _settle(samples: Samples, *, go_on: bool) -> None:

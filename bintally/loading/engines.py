@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
 from bintally.loading.engine import Engine
 from bintally.loading.preprocessing import Preprocessing
-from bintally.machine import num_cores
+from bintally.machine import num_cores, ranks_here
 from bintally.options import EngineName, check_choice
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ def make_engine(
         name = "dali" if installed and device.type == "cuda" else "cpu"
     half = half and device.type == "cuda"
     # Ranks of one machine share its cores.
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = max(1, num_cores() // ranks)
+    threads = max(1, num_cores() // ranks_here())
     if name == "dali":
         if not installed:
             raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")

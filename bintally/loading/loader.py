@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
-from bintally.dataset.shard_cache import shard_cache
-from bintally.device import find_device, find_rank
+from bintally.dataset.shard_cache import DOWNLOADS, shard_cache
+from bintally.device import find_device, find_machines, find_rank
 from bintally.errors import UsageError
 from bintally.loading.batches import Batch, load
 from bintally.loading.engine import Engine
@@ -26,9 +26,8 @@ __all__ = ["EpochLoader", "Loader"]
 class EpochLoader:
     """This rank's batches of training, epoch after epoch, and how far they have come.
 
-    The order is a function of the dataset, the seed and the epoch (see `epoch_order`), and of the
-    number of shards that a cache holds where they are streamed. So two integers say where it
-    stands, on any number of ranks: the `epoch` and `step` of what comes next.
+    The order is a pure function of the dataset, the seed and the epoch (see `EpochOrder`). So two
+    integers say where it stands, on any number of ranks: the `epoch` and `step` of what comes next.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class EpochLoader:
             self.engine,
             order.batches(epoch, self.step),
             (lambda indices: flips(indices, order.seed, epoch)) if self._flip else None,
-            whole_order=order.epoch(epoch),
+            schedule=order.schedule(epoch, self.step),
             replaced=self.replaced if self._on_bad_sample == "skip" else None,
         )
         for number, batch in enumerate(batches, 1):
@@ -109,6 +108,9 @@ class Loader(EpochLoader):
         engine: EngineName = "auto",
         cache: str | os.PathLike[str] | None = None,
         cache_gib: float = 0.0,
+        downloads: int = DOWNLOADS,
+        lanes: int = 0,
+        window: int = 0,
         on_bad_sample: OnBadSample = "stop",
     ) -> None:
         """Opens the dataset that `source` names: a folder, or s3://BUCKET/PREFIX.
@@ -122,8 +124,11 @@ class Loader(EpochLoader):
           dataset's catalog: `"count <= 3"`, `"width > 400 and count in (1, 2)"`.
         - `device`: where batches are; `auto` is this rank's GPU, where there is one.
         - `engine`: what decodes; `auto` is DALI on a GPU, where it is installed, else the CPU's.
-        - `cache`: the folder to which shards on S3 are brought; `cache_gib` is the most that it may
-          hold, 0 is no limit. Ranks of a machine share it.
+        - `cache`: the folder to which shards are brought, from S3 or from a slow folder;
+          `cache_gib` is the most that it may hold, 0 is no limit. Ranks of a machine share it, and
+          `downloads`, the shards that are on their way at a time.
+        - `lanes`, `window`: of the order (see `EpochOrder`), 0 follows from the number of shards.
+          Machines divide the lanes, and each fetches its own.
         - `on_bad_sample`: where a photo does not decode, `stop` raises `WorkError`, and `skip`
           takes the next one of its shard in its place.
 
@@ -135,11 +140,18 @@ class Loader(EpochLoader):
         augment = augment or ("flip" if split == "train" else "none")
         check_choice("augment", augment, Augmentation)
         check_choice("on_bad_sample", on_bad_sample, OnBadSample)
-        for name, value in (("batch_size", batch_size), ("image_size", image_size), ("seed", seed)):
+        for name, value, least in (
+            ("batch_size", batch_size, None),
+            ("seed", seed, None),
+            ("image_size", image_size, 1),
+            ("downloads", downloads, 1),
+            ("lanes", lanes, 0),
+            ("window", window, 0),
+        ):
             if type(value) is not int:
                 raise UsageError(f"{name} {value!r}: must be a whole number")
-        if image_size < 1:
-            raise UsageError(f"image_size {image_size}: must be at least 1")
+            if least is not None and value < least:
+                raise UsageError(f"{name} {value}: must be at least {least}")
         rank, num_ranks, local_rank = find_rank()
         if batch_size < num_ranks:
             raise UsageError(
@@ -150,19 +162,29 @@ class Loader(EpochLoader):
         self._arguments["source"] = str(getattr(place, "root", place))
         self._arguments["cache"] = None if cache is None else str(Path(cache).absolute())
         dataset = read_dataset(place)
-        kept = shard_cache(None if cache is None else Path(cache), cache_gib)
+        kept = shard_cache(None if cache is None else Path(cache), cache_gib, downloads)
         samples = Samples(place, dataset, split, kept, where)
+        order: Order
         if split == "train":
             if len(samples) < batch_size:
                 raise UsageError(
                     f"batch_size {batch_size}: the train split has only {len(samples)} samples"
                     f"{'' if where is None else f' where {where}'}"
                 )
-            order: Order = TrainingOrder(
-                len(samples), batch_size, seed, None, samples.windows, rank, num_ranks
+            training = TrainingOrder(
+                samples.sizes,
+                batch_size,
+                seed,
+                lanes,
+                window,
+                rank=rank,
+                world_size=num_ranks,
+                num_machines=find_machines(rank, num_ranks),
             )
+            training.check_room(samples)
+            lanes, window, order = training.lanes, training.window, training
         else:
-            order = EvaluationOrder(len(samples), batch_size, seed, rank, num_ranks)
+            order = EvaluationOrder(samples.sizes, batch_size, seed, rank, num_ranks)
         part = -(-batch_size // num_ranks)
         preprocessing = Preprocessing(image_size, _three("mean", mean), _three("std", std))
         super().__init__(
@@ -180,7 +202,8 @@ class Loader(EpochLoader):
             "seed": seed,
             "batch_size": batch_size,
             "where": where or "",
-            "window": 0 if samples.windows is None else samples.windows[1],
+            "lanes": lanes,
+            "window": window,
         }
 
     def __len__(self) -> int:
@@ -205,8 +228,7 @@ class Loader(EpochLoader):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Has the next `for` go on where a loader of the same data stood.
 
-        Raises `ValueError` where dataset, split, seed, batch size or filter differ, or one streamed
-        its shards through a cache and the other did not.
+        Raises `ValueError` where dataset, split, seed, batch size, filter, lanes or window differ.
         """
         for name, value in self._identity.items():
             if state.get(name) != value:

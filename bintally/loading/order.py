@@ -1,16 +1,23 @@
-"""The order of an epoch: a pure function of (number of samples, seed, epoch).
+"""The order of an epoch: a pure function of (dataset, filter, seed, epoch, lanes, window).
 
-A keyed hash of the sample's index decides, not a library's generator, whose stream may change from
-one version to the next. So the same seed gives the same order on every machine, and a run goes on
-in mid-epoch from two integers.
+Keyed hashes decide, not a library's generator, whose stream may change from one version to the
+next. So the same seed gives the same order on every machine, from a folder and from S3, and a run
+goes on in mid-epoch from two integers, on any number of ranks and machines.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING
+
+from bintally.dataset.samples import Samples
+from bintally.dataset.shard_cache import gib_for
+from bintally.dataset.shard_files import ShardSchedule
+from bintally.errors import UsageError
+from bintally.loading.lanes import EpochOrder, choose_lanes, random_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,58 +29,12 @@ __all__ = [
     "EvaluationOrder",
     "Order",
     "TrainingOrder",
-    "epoch_order",
     "evaluation_batches",
     "flips",
     "rank_slice",
+    "schedule_of",
     "step_seed",
-    "steps",
-    "training_batches",
 ]
-
-
-def _keys(indices: Indices, seed: int, epoch: int, purpose: str) -> NDArray[np.uint64]:
-    """64 random bits for each index: SplitMix64 (Steele et al. 2014) from a hashed start."""
-    import numpy as np
-
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
-    start = np.uint64(int.from_bytes(digest, "little"))
-    # Wrapping around is what the arithmetic is meant to do.
-    with np.errstate(over="ignore"):
-        z = start + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def epoch_order(
-    num_samples: int,
-    seed: int,
-    epoch: int,
-    *,
-    labels: Indices | None = None,
-    windows: tuple[Indices, int] | None = None,
-) -> Indices:
-    """The global order of an epoch: (num_samples,) int64, a permutation unless it is balanced.
-
-    With `labels`, the class of each sample, every class comes equally often (up to one), the
-    members of each as evenly as its size allows; which come once more is drawn anew each epoch.
-
-    With `windows`, the shard of each sample and a number of shards, the shards are shuffled and
-    dealt to windows of so many, and samples are shuffled within their window: what streams shards
-    then needs few at a time. As shards are fair draws of the split, so are windows.
-    """
-    import numpy as np
-
-    positions = np.arange(num_samples)
-    entries = positions if labels is None else _balanced(labels, seed, epoch)
-    keys = _keys(positions, seed, epoch, "order")
-    if windows is None:
-        return entries[np.argsort(keys, kind="stable")].astype(np.int64)
-    shards, size = windows
-    shard_keys = _keys(np.arange(shards.max(initial=-1) + 1), seed, epoch, "shards")
-    rank = np.argsort(np.argsort(shard_keys, kind="stable"), kind="stable")
-    return entries[np.lexsort((keys, rank[shards[entries]] // size))].astype(np.int64)
 
 
 def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
@@ -81,7 +42,7 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
     import numpy as np
 
     classes = np.unique(labels)
-    luck = np.argsort(_keys(classes, seed, epoch, "balance"), kind="stable")
+    luck = np.argsort(random_keys(classes, seed, epoch, "balance"), kind="stable")
     quotas = np.full(len(classes), len(labels) // max(1, len(classes)))
     quotas[luck[: len(labels) - quotas.sum()]] += 1
     drawn = [np.empty(0, np.int64)]
@@ -89,7 +50,7 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
         members = np.flatnonzero(labels == label)
         # Everyone comes before anyone comes again.
         for turn in range(-(-quota // len(members))):
-            keys = _keys(members, seed, epoch, f"balance {turn}")
+            keys = random_keys(members, seed, epoch, f"balance {turn}")
             drawn.append(members[np.argsort(keys, kind="stable")][: quota - turn * len(members)])
     return np.concatenate(drawn)
 
@@ -98,24 +59,13 @@ def flips(indices: Indices, seed: int, epoch: int) -> NDArray[np.bool_]:
     """Which of the samples are mirrored in this epoch, each with probability 0.5."""
     import numpy as np
 
-    return (_keys(indices, seed, epoch, "flip") >> np.uint64(63)).astype(bool)
+    return (random_keys(indices, seed, epoch, "flip") >> np.uint64(63)).astype(bool)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of what a step draws at random on a process, dropout say, whatever came before."""
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}/step".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def steps(num_samples: int, batch_size: int) -> int:
-    """Steps of a training epoch: whole batches only."""
-    return num_samples // batch_size
-
-
-def training_batches(order: Indices, batch_size: int, first_step: int) -> Iterator[Indices]:
-    """The batches of all ranks together, from `first_step` on; a rest of an epoch is left out."""
-    for step in range(first_step, steps(len(order), batch_size)):
-        yield order[step * batch_size : (step + 1) * batch_size]
 
 
 def rank_slice(batch: Indices, rank: int, world_size: int) -> Indices:
@@ -128,50 +78,123 @@ def rank_slice(batch: Indices, rank: int, world_size: int) -> Indices:
 class TrainingOrder:
     """Which samples a rank takes at each step of training: all that decides it, and nothing else.
 
-    The order of all ranks together does not depend on how many there are.
+    The set of samples of a step does not depend on the numbers of ranks and machines. A machine
+    takes every `num_machines`-th position, so those of its own lanes, which its ranks divide.
     """
 
-    num_samples: int
+    sizes: Indices
+    """(shards,) samples of each shard."""
     batch_size: int
     """Of all ranks together."""
     seed: int
+    lanes: int = 0
+    window: int = 0
+    """Shards of a lane whose samples are shuffled among each other, see `EpochOrder`; of both, 0 is
+    what follows from the number of shards."""
     labels: Indices | None = None
-    windows: tuple[Indices, int] | None = None
-    """See `epoch_order`."""
+    """(samples,) class indices, where every class is to come equally often."""
     rank: int = 0
     world_size: int = 1
+    num_machines: int = 1
+    """Each has as many ranks, one after the other."""
     parts: int = 1
     """Batches that a rank takes one after the other for a step."""
 
+    def __post_init__(self) -> None:
+        lanes, window = choose_lanes(int((self.sizes > 0).sum()), self.lanes, self.window)
+        vars(self).update(lanes=lanes, window=window)
+
     @property
     def steps(self) -> int:
-        """Of an epoch."""
-        return steps(self.num_samples, self.batch_size)
+        """Of an epoch: whole batches only."""
+        return int(self.sizes.sum()) // self.batch_size
 
     @property
     def largest_part(self) -> int:
         """The most samples that any rank takes at a time."""
         return -(-self.batch_size // (self.world_size * self.parts))
 
-    def epoch(self, epoch: int) -> Indices:
-        """The whole order of an epoch, all ranks together."""
-        return epoch_order(
-            self.num_samples, self.seed, epoch, labels=self.labels, windows=self.windows
+    def check_room(self, samples: Samples) -> None:
+        """Raises `UsageError` where the cache cannot hold what a machine reads at a time."""
+        machines = gcd(self.num_machines, self.lanes)
+        needed = min(len(samples.sizes), self.lanes // machines * self.window) + 1
+        if samples.room is None or needed <= samples.room:
+            return
+        lanes = self.lanes
+        while lanes // machines >= samples.room and lanes % (2 * machines) == 0:
+            lanes //= 2
+        window = max(1, (samples.room - 1) // (lanes // machines))
+        raise UsageError(
+            f"--cache-gib: has room for {samples.room} shards, and {self.lanes} lanes with windows "
+            f"of {self.window} shards want {needed} at a time; at least "
+            f"{gib_for(needed * samples.largest_shard)}, or --lanes {lanes} --window {window}"
         )
+
+    def whole_step(self, epoch: int, step: int) -> Indices:
+        """The samples of a step, those of all ranks together."""
+        import numpy as np
+
+        order, entries = self._of_epoch(epoch)
+        first = step * self.batch_size
+        return _entries(order, entries, np.arange(first, first + self.batch_size))
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Indices]:
         """This rank's batches of an epoch from a step on, `parts` for each step."""
-        for batch in training_batches(self.epoch(epoch), self.batch_size, first_step):
-            mine = rank_slice(batch, self.rank, self.world_size)
+        import numpy as np
+
+        order, entries = self._of_epoch(epoch)
+        ranks = self.world_size // self.num_machines
+        machine, rank = divmod(self.rank, ranks)
+        for step in range(first_step, self.steps):
+            begin, end = step * self.batch_size, (step + 1) * self.batch_size
+            first = begin + (machine - begin) % self.num_machines
+            positions = rank_slice(np.arange(first, end, self.num_machines), rank, ranks)
+            samples = _entries(order, entries, positions)
             for part in range(self.parts):
-                yield rank_slice(mine, part, self.parts)
+                yield rank_slice(samples, part, self.parts)
+
+    def schedule(self, epoch: int, first_step: int) -> ShardSchedule:
+        """Which shards this rank's machine reads for these batches, and when."""
+        import numpy as np
+
+        order, _ = self._of_epoch(epoch)
+        ranks = self.world_size // self.num_machines
+        machine, rank = divmod(self.rank, ranks)
+        shards, first, last = order.spans(machine, self.num_machines)
+        first, last = first // self.batch_size, last // self.batch_size
+        ahead = (last >= first_step) & (first < self.steps)
+        shards, first, last = shards[ahead], first[ahead].clip(first_step), last[ahead]
+        return ShardSchedule(
+            shards,
+            (first - first_step) * self.parts,
+            (last - first_step + 1) * self.parts - 1,
+            # Its ranks bring them by turns.
+            np.arange(len(shards)) % ranks == rank,
+        )
+
+    def _of_epoch(self, epoch: int) -> tuple[EpochOrder, Indices | None]:
+        """The order, and of what: which samples its entries are, where some come more than once."""
+        import numpy as np
+
+        sizes, entries = self.sizes, None
+        if self.labels is not None:
+            entries = np.sort(_balanced(self.labels, self.seed, epoch))
+            ends = entries.searchsorted(sizes.cumsum())
+            sizes = np.diff(ends, prepend=0)
+        return EpochOrder(sizes, self.seed, epoch, self.lanes, self.window), entries
+
+
+def _entries(order: EpochOrder, entries: Indices | None, positions: Indices) -> Indices:
+    at = order.at(positions)
+    return at if entries is None else entries[at]
 
 
 @dataclass(frozen=True)
 class EvaluationOrder:
-    """Every sample once, in the split's own order; a rank's part of each batch, as in training."""
+    """Every sample once, in the split's own order; a rank's part of each batch."""
 
-    num_samples: int
+    sizes: Indices
+    """(shards,) samples of each shard."""
     batch_size: int
     """Of all ranks together."""
     seed: int
@@ -182,38 +205,52 @@ class EvaluationOrder:
     @property
     def steps(self) -> int:
         """The batches that this rank has a part of."""
-        whole, rest = divmod(self.num_samples, self.batch_size)
+        whole, rest = divmod(int(self.sizes.sum()), self.batch_size)
         first, end = (rest * r // self.world_size for r in (self.rank, self.rank + 1))
         return whole + (first < end)
-
-    def epoch(self, _epoch: int) -> Indices:
-        """The same in every epoch."""
-        import numpy as np
-
-        return np.arange(self.num_samples)
 
     def batches(self, _epoch: int, first_step: int) -> Iterator[Indices]:
         """This rank's batches from a step on, the last one shorter."""
         import numpy as np
 
+        num_samples = int(self.sizes.sum())
         for step in range(first_step, self.steps):
             start = step * self.batch_size
-            whole = np.arange(start, min(start + self.batch_size, self.num_samples))
+            whole = np.arange(start, min(start + self.batch_size, num_samples))
             yield rank_slice(whole, self.rank, self.world_size)
+
+    def schedule(self, epoch: int, first_step: int) -> ShardSchedule:
+        """Which shards this rank reads for these batches, and when."""
+        return schedule_of(self.sizes, self.batches(epoch, first_step))
 
 
 Order = TrainingOrder | EvaluationOrder
 
 
+def schedule_of(sizes: Indices, batches: Iterable[Indices]) -> ShardSchedule:
+    """Which shards are read for batches, none of which goes back to a shard that one before it has
+    gone past."""
+    import numpy as np
+
+    ends = sizes.cumsum()
+    shards: dict[int, tuple[int, int]] = {}
+    for number, batch in enumerate(batches):
+        for shard in np.unique(ends.searchsorted(batch, side="right")).tolist():
+            shards[shard] = shards.get(shard, (number, 0))[0], number
+    first, last = np.array([*shards.values()], np.int64).reshape(-1, 2).T
+    return ShardSchedule(np.array([*shards], np.int64), first, last, np.ones(len(first), bool))
+
+
 def evaluation_batches(
     num_samples: int, batch_size: int, rank: int, world_size: int
 ) -> Iterator[Indices]:
-    """A rank's batches of an evaluation: whole ones, in turn, the last one shorter.
+    """A rank's batches of an evaluation, one after the other, the last of all shorter.
 
     What a batch holds does not depend on the number of ranks, so neither does a bit of the result:
     a network's rounding may depend on the batch that a photo is in.
     """
     import numpy as np
 
-    for start in range(rank * batch_size, num_samples, world_size * batch_size):
-        yield np.arange(start, min(start + batch_size, num_samples))
+    number = -(-num_samples // batch_size)
+    for at in range(number * rank // world_size, number * (rank + 1) // world_size):
+        yield np.arange(at * batch_size, min((at + 1) * batch_size, num_samples))

@@ -204,7 +204,9 @@ def test_photos_that_do_not_decode_have_stand_ins_among_features_too(
         assert rows.tolist() == bad
     with pytest.raises(WorkError, match="the photo does not decode"):
         compute(tmp_path, place)
-    train = FeatureInputs(found, None, TrainingOrder(len(found.labels), 8, 0), ALONE, torch.float32)
+    train = FeatureInputs(
+        found, None, TrainingOrder(np.array([len(found.labels)]), 8, 0), ALONE, torch.float32
+    )
     for batch in train.batches(0, 0):
         assert batch.images.isfinite().all()
     # Once the photos are whole again, so are the features.

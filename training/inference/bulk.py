@@ -27,7 +27,6 @@ from bintally.counting.decision import Answer, decide
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache, shard_cache
-from bintally.dataset.shard_files import WINDOWS_HELD
 from bintally.errors import UsageError, WorkError
 from bintally.options import DeviceName, EngineName, PrecisionName
 from bintally.ray_cluster import RayCluster
@@ -42,6 +41,8 @@ PART = 2048
 """Photos of a part: some seconds of work, which is what an interruption costs."""
 BATCH_SIZE = 32
 FETCHERS = 32
+SHARDS_HELD = 6
+"""Shards that a temporary cache has room for."""
 """Photos fetched at a time from a place."""
 KEY = "key.json"
 PART_NAME = re.compile(rf"({re.escape(KEY)}|\d{{9,}}\.parquet)(.*{re.escape(TEMPORARY_SUFFIX)})?")
@@ -81,7 +82,7 @@ def _open_samples(source: SplitPhotos) -> Samples:
     folder = Path(tempfile.mkdtemp(prefix="bintally-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     largest = max((shard.bytes for shard in dataset.splits[source.split].shards), default=0)
-    return Samples(place, dataset, source.split, ShardCache(folder, 2 * WINDOWS_HELD * largest))
+    return Samples(place, dataset, source.split, ShardCache(folder, SHARDS_HELD * largest))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from bintally.device import find_device, find_rank
+from bintally.device import find_device, find_machines, find_rank
 from bintally.errors import CommandError
 from bintally.options import DeviceName
 from training.launch.rendezvous import JOIN_S, join_store
@@ -37,6 +37,8 @@ class Process:
     world_size: int
     local_rank: int
     device: torch.device
+    num_machines: int = 1
+    """Each has as many processes, whose ranks follow each other."""
     host_group: Any = None
     """The same processes once more, to exchange what is on the host without asking a device."""
 
@@ -181,7 +183,9 @@ def joined(device: DeviceName) -> Iterator[Process]:
         for group in (None, host_group):
             _set_timeout(COLLECTIVE, group)
     try:
-        yield Process(rank, world_size, local_rank, place, host_group)
+        process = Process(rank, world_size, local_rank, place, host_group=host_group)
+        machines = {*process.gather(find_machines(rank, world_size))}
+        yield replace(process, num_machines=machines.pop() if len(machines) == 1 else 1)
     finally:
         if ours:
             dist.destroy_process_group()

@@ -127,6 +127,11 @@ def _go_on(
 def _check_same(config: FitConfig, earlier: Checkpoint, dataset: str, where: str) -> None:
     if earlier.dataset != dataset:
         raise UsageError(f"{where}: was trained on another dataset than {config.shards}")
+    if "lanes" not in earlier.config:
+        raise UsageError(
+            f"{where}: was begun by an older version, with an order of photos that this one does "
+            "not have; finish it with that version, or name another --run"
+        )
     if differences := config.differences(earlier.config):
         raise UsageError(
             f"{where}: was begun with other settings: {'; '.join(differences)}; "

@@ -21,7 +21,7 @@ from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
 from bintally.errors import WorkError
 from bintally.loading.loader import EpochLoader
-from bintally.loading.order import TrainingOrder
+from bintally.loading.order import TrainingOrder, schedule_of
 from bintally.storage.opening import open_place
 from bintally.storage.place import TEMPORARY_SUFFIX
 from tests.bintally.dataset.test_shard_files import used
@@ -64,7 +64,7 @@ def test_a_cache_that_is_removed_while_it_is_used_is_filled_again(
 ) -> None:
     place = open_place(shards_on_s3)
     samples = Samples(place, read_dataset(place), "train", ShardCache(tmp_path / "c", None))
-    order = TrainingOrder(len(samples), 4, 0, windows=samples.windows)
+    order = TrainingOrder(samples.sizes, 4, 0)
     loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     first = [batch.indices.tolist() for batch in loader]
     loader.load_state_dict({"epoch": 0, "step": 0})
@@ -86,7 +86,7 @@ def test_runs_that_share_a_small_cache_stay_below_its_limit_together(
     def read(seed: int) -> tuple[int, int]:
         """The photos that were read, and the most that was on the disk."""
         samples = Samples(place, dataset, "train", ShardCache(tmp_path, limit))
-        order = TrainingOrder(len(samples), 4, seed, windows=samples.windows)
+        order = TrainingOrder(samples.sizes, 4, seed, 1, 2)
         most, seen = 0, 0
         for batch in EpochLoader(samples, CLASSES, NoPixels(), order):
             most, seen = max(most, used(tmp_path)), seen + len(batch.indices)
@@ -114,8 +114,9 @@ def test_runs_that_wait_for_room_hold_none(shards_on_s3: str, tmp_path: Path) ->
 
     def read(run: int) -> int:
         samples = Samples(place, dataset, "train", ShardCache(tmp_path, limit))
-        first, second = np.flatnonzero(np.isin(samples.shards, [2 * run, 2 * run + 1]))[[0, -1]]
-        samples.follow(np.array([first, second]))
+        ends = samples.sizes.cumsum()
+        first, second = ends[2 * run] - 1, ends[2 * run + 1] - 1
+        samples.follow(schedule_of(samples.sizes, [np.array([first, second])]))
         photos = [samples.photo(first)]
         all_have_one.wait()
         photos.append(samples.photo(second))

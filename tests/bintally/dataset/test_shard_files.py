@@ -57,7 +57,7 @@ def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
     samples = Samples(place, dataset, "train", cache)
     engine = make_engine("cpu", PREPROCESSING, torch.device("cpu"), 4)
     loader = EpochLoader(
-        samples, CLASSES, engine, TrainingOrder(len(samples), 4, 0, windows=samples.windows)
+        samples, CLASSES, engine, TrainingOrder(samples.sizes, 4, 0, lanes=1, window=2)
     )
     most, ended = 0, threading.Event()
 
@@ -101,7 +101,7 @@ def test_training_goes_on_from_s3_where_it_was_interrupted(
 
     def loader(folder: str) -> EpochLoader:
         samples = Samples(place, dataset, "train", ShardCache(tmp_path / folder, 6 * largest))
-        order = TrainingOrder(len(samples), 7, 3, windows=samples.windows)
+        order = TrainingOrder(samples.sizes, 7, 3, lanes=1, window=3)
         return EpochLoader(samples, CLASSES, NoPixels(), order)
 
     whole = loader("a")
@@ -117,7 +117,7 @@ def _read(url: str, cache: str, rank: int, asked: Any) -> None:
     place = CountingPlace(url)
     dataset = read_dataset(place)
     samples = Samples(place, dataset, "train", ShardCache(Path(cache), None))
-    order = TrainingOrder(len(samples), 8, 0, windows=samples.windows, rank=rank, world_size=2)
+    order = TrainingOrder(samples.sizes, 8, 0, rank=rank, world_size=2)
     loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     seen = [i for batch in loader for i in batch.indices.tolist()]
     asked.put((place.asked, seen))
@@ -149,8 +149,18 @@ def test_a_cache_that_is_too_small_is_refused_at_the_start(
     shards_on_s3: str, tmp_path: Path
 ) -> None:
     place = open_place(shards_on_s3)
-    with pytest.raises(UsageError, match=r"--cache-gib .*less than 3 shards"):
-        Samples(place, read_dataset(place), "train", ShardCache(tmp_path, 100_000))
+    dataset = read_dataset(place)
+    with pytest.raises(UsageError, match=r"--cache-gib: has no room for two shards.*at least 0\."):
+        Samples(place, dataset, "train", ShardCache(tmp_path, 1_000))
+    largest = max(shard.bytes for shard in dataset.splits["train"].shards)
+    samples = Samples(place, dataset, "train", ShardCache(tmp_path, 5 * largest))
+    TrainingOrder(samples.sizes, 8, 0, lanes=2, window=2).check_room(samples)
+    TrainingOrder(samples.sizes, 8, 0, 4, 2, world_size=2, num_machines=2).check_room(samples)
+    told = r"room for 5 shards, and 4 lanes .* of 2 shards want 9 .*, or --lanes 4 --window 1$"
+    with pytest.raises(UsageError, match=told):
+        TrainingOrder(samples.sizes, 8, 0, lanes=4, window=2).check_room(samples)
+    with pytest.raises(UsageError, match=r"or --lanes 4 --window 1$"):
+        TrainingOrder(samples.sizes, 8, 0, lanes=8, window=1).check_room(samples)
 
 
 def test_without_a_cache_shards_on_s3_are_refused(shards_on_s3: str) -> None:
@@ -207,5 +217,6 @@ def test_a_damaged_index_is_named(
     dataset = read_dataset(place)
     index = dataset.splits["train"].shards[2].index
     (folder / index).write_bytes((folder / index).read_bytes().replace(old, new))
+    samples = Samples(place, dataset, "train")
     with pytest.raises(WorkError, match=rf"{index}: the index cannot be read: .*{reason}"):
-        Samples(place, dataset, "train")
+        len(samples.ids)

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -132,12 +133,9 @@ def test_labels_and_neighbours_of_a_part_are_its_own(shards: Path) -> None:
     assert part.all_labels(dataset.classes).tolist() == [counts[id_] for id_ in part.ids]
     kept = {count: n for count, n in whole.class_counts.items() if count != "3"} | {"3": 0}
     assert part.class_counts == kept
-    for index in range(len(part)):
-        neighbour = part.neighbour(index)
-        assert part.shards[neighbour] == part.shards[index]
-    for shard in {*part.shards.tolist()}:
-        members = [i for i in range(len(part)) if part.shards[i] == shard]
-        assert [part.neighbour(i) for i in members] == [*members[1:], members[0]]
+    for members in np.split(np.arange(len(part)), part.sizes.cumsum()[:-1]):
+        following = [*members[1:], members[0]]
+        assert [part.neighbour(i) for i in members.tolist()] == following
     assert part.identity != whole.identity == dataset.sha256
 
 

@@ -63,11 +63,14 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
     for _ in range(300):
         batch_size, seed = draw.randint(1, len(samples)), draw.randint(0, 3)
         labels = all_labels if draw.random() < 0.5 else None
+        lanes, window = 2 ** draw.randint(0, 3), draw.randint(1, 3)
 
         def loaders(
             world: int,
             batch_size: int = batch_size,
             seed: int = seed,
+            lanes: int = lanes,
+            window: int = window,
             labels: NDArray[np.int64] | None = labels,
         ) -> list[EpochLoader]:
             return [
@@ -75,7 +78,9 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
                     samples,
                     CLASSES,
                     NoPixels(),
-                    TrainingOrder(len(samples), batch_size, seed, labels, None, rank, world),
+                    TrainingOrder(
+                        samples.sizes, batch_size, seed, lanes, window, labels, rank, world
+                    ),
                 )
                 for rank in range(world)
             ]
@@ -109,14 +114,14 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
 
 def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None:
     samples = open_samples(shards)
-    order = TrainingOrder(len(samples), 1, 0, samples.all_labels(CLASSES))
+    order = TrainingOrder(samples.sizes, 1, 0, labels=samples.all_labels(CLASSES))
     loader = EpochLoader(samples, CLASSES, NoPixels(), order)
     counts = np.bincount([int(batch.labels) for batch in loader], minlength=6)
     assert counts.max() - counts.min() <= 1
 
 
 def last_of_first_shard(samples: Samples) -> int:
-    return int(np.flatnonzero(samples.shards == 0)[-1])
+    return int(samples.sizes[0]) - 1
 
 
 @pytest.fixture
@@ -156,7 +161,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
             samples,
             CLASSES,
             engine,
-            TrainingOrder(len(samples), 8, 0, rank=rank, world_size=2),
+            TrainingOrder(samples.sizes, 8, 0, rank=rank, world_size=2),
             on_bad_sample="skip",
         )
         batches = list(loader)
@@ -165,7 +170,7 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
         assert loader.replaced.items() <= stand_ins.items()
         pixels = {i: p for b in batches for i, p in zip(b.indices.tolist(), b.images, strict=True)}
         assert all(p.float().std() > 0 for p in pixels.values())
-    plain = EpochLoader(samples, CLASSES, NoPixels(), TrainingOrder(len(samples), 8, 0))
+    plain = EpochLoader(samples, CLASSES, NoPixels(), TrainingOrder(samples.sizes, 8, 0))
     expected = [stand_ins.get(i, i) for batch in plain for i in batch.indices.tolist()]
     assert sorted(seen[0] + seen[1]) == sorted(expected)
 
@@ -176,7 +181,7 @@ def test_a_stand_in_is_mirrored_alike_at_its_first_meeting_and_later(
     samples = open_samples(damaged[0])
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     for seed in range(4):
-        order = TrainingOrder(len(samples), 4, seed)
+        order = TrainingOrder(samples.sizes, 4, seed)
         loader = EpochLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
         first = [(b.indices, b.images.clone()) for b in loader]
         loader.load_state_dict({"epoch": 0, "step": 0})
@@ -199,7 +204,7 @@ def test_a_bad_photo_ends_training_where_that_is_asked_for(
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     named = "|".join(samples.where(index) for index in bad)
     with pytest.raises(WorkError, match=f"({named}): the photo does not decode"):
-        list(EpochLoader(samples, CLASSES, engine, TrainingOrder(len(samples), 8, 0)))
+        list(EpochLoader(samples, CLASSES, engine, TrainingOrder(samples.sizes, 8, 0)))
 
 
 def test_the_catalog_knows_every_label(shards: Path) -> None:
