@@ -163,6 +163,13 @@ class _Kept:
     def num_chunks(self) -> int:
         return -(-self.num_samples // CHUNK)
 
+    def chunks_of(self, process: Process) -> range:
+        """What a process computes: chunks that follow each other, so shards that do."""
+        bounds = (
+            self.num_chunks * r // process.world_size for r in (process.rank, process.rank + 1)
+        )
+        return range(*bounds)
+
     def chunk_file(self, number: int) -> Path:
         return self.folder / f"{self.file.stem}-{number:06d}.npy"
 
@@ -220,9 +227,10 @@ def _fill(
     computed, written = compute(), []
     try:
         with Progress("features", kept.num_chunks, "chunks") as progress:
+            mine = kept.chunks_of(process)
             for first in range(0, kept.num_chunks, process.world_size):
-                number = first + process.rank
-                if number < kept.num_chunks and kept.chunk(number) is None:
+                at = first // process.world_size
+                if at < len(mine) and kept.chunk(mine[at]) is None:
                     number, values = next(computed)
                     write_atomically(kept.chunk_file(number), _npy(values))
                     written.append(number)
@@ -254,8 +262,7 @@ def _compute(
     left_out: set[int] | None,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """This process's chunks that are missing: number, and (views, samples, features)."""
-    mine = range(process.rank, kept.num_chunks, process.world_size)
-    todo = [number for number in mine if kept.chunk(number) is None]
+    todo = [number for number in kept.chunks_of(process) if kept.chunk(number) is None]
     spans = [
         np.arange(n * CHUNK, min((n + 1) * CHUNK, kept.num_samples), dtype=np.int64) for n in todo
     ]
@@ -295,7 +302,7 @@ def _exchange(kept: _Kept, process: Process) -> None:
     for number in range(kept.num_chunks):
         missing = kept.chunk(number) is None
         if process.any(missing):
-            owner = number % process.world_size
+            owner = ((number + 1) * process.world_size - 1) // kept.num_chunks
             data = None
             if process.rank == owner and (mine := kept.chunk(number)) is not None:
                 data = _npy(mine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -86,11 +86,16 @@ class Samples:
     @cached_property
     def ids(self) -> list[str]:
         """Of all samples: every index is read."""
-        shards = self.sizes.nonzero()[0].tolist()
+        shards, ids, first = self.sizes.nonzero()[0].tolist(), list[str](), 0
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            found = dict(zip(shards, pool.map(self._read_index, shards), strict=True))
-        places = map(self._place_of, range(len(self)))
-        return [found[shard].ids[row] for shard, row in places]
+            for shard, found in zip(shards, pool.map(self._read_index, shards), strict=True):
+                end = int(self._ends[shard])
+                if self._rows is None:
+                    ids += found.ids
+                else:
+                    ids += [found.ids[row] for row in self._rows[first:end] - self._begins[shard]]
+                first = end
+        return ids
 
     @property
     def room(self) -> int | None:
@@ -118,24 +123,45 @@ class Samples:
         that is not what was written."""
         self._tars.settle()
 
+    def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.uint8], int, str]]:
+        """Samples, one after the other: a photo's JPEG bytes, (size,) uint8, the number of items in
+        the bin, and the id.
+
+        Raises `WorkError` where the number is none any more.
+        """
+        import numpy as np
+
+        shards = self._ends.searchsorted(indices, side="right")
+        rows = indices if self._rows is None else self._rows[indices]
+        # All samples' places at once: one by one, they would take longer than the photos.
+        for index, shard, row in zip(
+            indices.tolist(), shards.tolist(), (rows - self._begins[shards]).tolist(), strict=True
+        ):
+            found, tar = self._index(shard), self._tars.open(shard)
+            (begin, size), (at, length) = found.photos[row].tolist(), found.labels[row].tolist()
+            text = tar[at : at + length]
+            if not text.isdigit():
+                raise WorkError(
+                    f"{self.where(index)}: its count is no number; it was one when it was written: "
+                    "`bintally verify` lists all damage"
+                )
+            view = np.frombuffer(tar, np.uint8, size, begin)
+            # A view of a shard in a cache would keep it there as long as its batch is on its way.
+            yield view if self._tars.lasting else view.copy(), int(text), found.ids[row]
+
     def id(self, index: int) -> str:
         """A sample's id."""
-        shard, row = self._place_of(index)
-        return self._index(shard).ids[row]
+        shard = self._shard(index)
+        row = index if self._rows is None else int(self._rows[index])
+        return self._index(shard).ids[row - int(self._begins[shard])]
 
     def photo(self, index: int) -> NDArray[np.uint8]:
         """A photo's JPEG bytes: (size,) uint8."""
-        return self._part(index, lambda found: found.photos)
+        return self._one(index)[0]
 
     def count(self, index: int) -> int:
         """The number of items in the bin. Raises `WorkError` where it is none any more."""
-        text = self._part(index, lambda found: found.labels).tobytes()
-        if not text.isdigit():
-            raise WorkError(
-                f"{self.where(index)}: its count is no number; it was one when it was written: "
-                "`bintally verify` lists all damage"
-            )
-        return int(text)
+        return self._one(index)[1]
 
     def where(self, index: int) -> str:
         """How an error names a sample."""
@@ -233,23 +259,10 @@ class Samples:
     def _shard(self, index: int) -> int:
         return int(self._ends.searchsorted(index, side="right"))
 
-    def _place_of(self, index: int) -> tuple[int, int]:
-        """A sample's shard, and which one of it it is."""
-        shard = self._shard(index)
-        if self._rows is None:
-            return shard, index - int(self._ends[shard] - self.sizes[shard])
-        return shard, int(self._rows[index] - self._begins[shard])
-
-    def _part(
-        self, index: int, places: Callable[[ShardIndex], NDArray[np.int64]]
-    ) -> NDArray[np.uint8]:
+    def _one(self, index: int) -> tuple[NDArray[np.uint8], int, str]:
         import numpy as np
 
-        shard, row = self._place_of(index)
-        begin, size = places(self._index(shard))[row]
-        view = np.frombuffer(self._tars.open(shard), np.uint8, size, begin)
-        # A view of a shard in a cache would keep it there as long as its batch is on its way.
-        return view if self._tars.lasting else view.copy()
+        return next(self.read(np.array([index])))
 
     def _index(self, shard: int) -> ShardIndex:
         """Read when its shard is entered; those used last are kept."""

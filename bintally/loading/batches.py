@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bintally.loading.engine import Photos
+
     Indices = NDArray[np.int64]
 
 __all__ = ["Batch", "does_not_decode", "load", "stand_in"]
@@ -41,6 +43,18 @@ class Batch:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.images, self.labels))
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A batch on its way."""
+
+    wanted: Indices
+    """As it was asked for."""
+    taken: Indices
+    """With what comes in place of what does not decode."""
+    labels: Sequence[int]
+    ids: Sequence[str]
 
 
 def load(
@@ -69,9 +83,8 @@ def load(
         schedule = schedule_of(samples.sizes, order)
     again: deque[Indices] = deque()
     """Batches that an engine had begun when it met a bad photo."""
-    ahead: deque[tuple[Indices, Indices, list[int]]] = deque()
-    """Those that are on their way: as they were asked for, with what comes in their place, and the
-    labels."""
+    ahead: deque[_Ahead] = deque()
+    label_of = {count: label for label, count in enumerate(classes)}
 
     def asked_for() -> Iterator[Indices]:
         for number, indices in enumerate(order):
@@ -80,7 +93,7 @@ def load(
 
     asked = asked_for()
 
-    def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+    def photos() -> Iterator[tuple[Photos, NDArray[np.bool_]]]:
         while (wanted := again.popleft() if again else next(asked, None)) is not None:
             if left_out:
                 wanted = wanted[~np.isin(wanted, [*left_out])]
@@ -90,10 +103,12 @@ def load(
             if replaced:
                 taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
             mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
-            # Photo by photo, for a shard that is streamed is at hand for a while only.
-            read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
-            ahead.append((wanted, taken, [label for _, label in read]))
-            yield [photo for photo, _ in read], mirrored
+            photos, counts, ids = zip(*samples.read(taken), strict=True)
+            if not label_of.keys() >= {*counts}:
+                samples.labels(taken, classes)
+            labels = [label_of[count] for count in counts]
+            ahead.append(_Ahead(wanted, taken, labels, ids))
+            yield photos, mirrored
 
     samples.follow(schedule, check=not engine.notices_damage)
     try:
@@ -106,12 +121,12 @@ def load(
                         if not engine.notices_damage:
                             _settle(samples, go_on=replaced is not None or left_out is not None)
                         return
-                    _, indices, counts = ahead.popleft()
-                    labels = torch.tensor(counts).to(batch.device, non_blocking=True)
-                    yield Batch(batch, labels, indices, [samples.id(i) for i in indices])
+                    read = ahead.popleft()
+                    labels = torch.tensor(read.labels).to(batch.device, non_blocking=True)
+                    yield Batch(batch, labels, read.taken, read.ids)
             except DecodeError as error:
                 # An engine works ahead, so the bad photo is in one of the batches on their way.
-                bad = _first_bad(samples, (taken for _, taken, _ in ahead))
+                bad = _first_bad(samples, (read.taken for read in ahead))
                 if bad is None:
                     raise WorkError(f"the engine failed: {error}") from error
                 message = f"{samples.where(bad)}: the photo does not decode"
@@ -123,7 +138,7 @@ def load(
                     logger.warning(f"{message}; {samples.id(replaced[bad])} comes in its place")
                 else:
                     raise does_not_decode(samples, bad) from error
-                again.extendleft(wanted for wanted, _, _ in reversed(ahead))
+                again.extendleft(read.wanted for read in reversed(ahead))
                 ahead.clear()
     finally:
         samples.follow(None)

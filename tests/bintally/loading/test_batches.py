@@ -38,9 +38,9 @@ class NoPixels:
             yield torch.zeros(len(photos), 3, 1, 1)
 
 
-def open_samples(folder: Path, split: str = "train") -> Samples:
+def open_samples(folder: Path, split: str = "train", where: str | None = None) -> Samples:
     place = open_place(folder)
-    return Samples(place, read_dataset(place), split)
+    return Samples(place, read_dataset(place), split, where=where)
 
 
 def epochs(loader: EpochLoader, number: int) -> list[list[int]]:
@@ -49,24 +49,32 @@ def epochs(loader: EpochLoader, number: int) -> list[list[int]]:
 
 
 def global_batches(ranks: list[EpochLoader], number: int) -> list[list[int]]:
-    """The same, the parts of all ranks put together."""
+    """The same, the parts of all ranks put together, in no order."""
     parts = [epochs(loader, number) for loader in ranks]
-    return [[i for part in batch for i in part] for batch in zip(*parts, strict=True)]
+    return [sorted(i for part in batch for i in part) for batch in zip(*parts, strict=True)]
 
 
-def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrupted_run(
-    shards: Path,
+@pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_from_any_step_on_any_machines_the_ids_are_those_of_an_uninterrupted_run(
+    small_shards: Path, cases: int
 ) -> None:
-    samples = open_samples(shards)
-    all_labels = samples.all_labels(CLASSES)
+    parts = [
+        open_samples(small_shards, where=where)
+        for where in (None, "count <= 3", "count in (0, 5)", "width > height")
+    ]
+    labels_of = [samples.all_labels(CLASSES) for samples in parts]
     draw = random.Random(0)
-    for _ in range(300):
-        batch_size, seed = draw.randint(1, len(samples)), draw.randint(0, 3)
+    for _ in range(cases):
+        part = draw.randrange(len(parts))
+        samples, all_labels = parts[part], labels_of[part]
+        batch_size, seed = draw.randint(6, len(samples)), draw.randint(0, 3)
         labels = all_labels if draw.random() < 0.5 else None
         lanes, window = 2 ** draw.randint(0, 3), draw.randint(1, 3)
 
         def loaders(
-            world: int,
+            machines: int,
+            ranks: int,
+            samples: Samples = samples,
             batch_size: int = batch_size,
             seed: int = seed,
             lanes: int = lanes,
@@ -79,37 +87,44 @@ def test_from_any_step_on_any_number_of_ranks_the_ids_are_those_of_an_uninterrup
                     CLASSES,
                     NoPixels(),
                     TrainingOrder(
-                        samples.sizes, batch_size, seed, lanes, window, labels, rank, world
+                        samples.sizes,
+                        batch_size,
+                        seed,
+                        lanes,
+                        window,
+                        labels,
+                        rank,
+                        machines * ranks,
+                        machines,
                     ),
                 )
-                for rank in range(world)
+                for rank in range(machines * ranks)
             ]
 
-        (alone,) = loaders(1)
+        (alone,) = loaders(1, 1)
         uninterrupted = global_batches([alone], 2)
         assert len(uninterrupted) == 2 * alone.order.steps
         # Stopped after any step by one world, and continued by another.
         stop = draw.randint(0, 2 * alone.order.steps)
-        before = loaders(draw.randint(1, 3))
+        before = loaders(draw.randint(1, 3), draw.randint(1, 2))
         seen = []
         for loader in before:
-            part: list[list[int]] = []
-            while len(part) < stop:
+            taken: list[list[int]] = []
+            while len(taken) < stop:
                 for batch in loader:
-                    part.append(batch.indices.tolist())
-                    if len(part) == stop:
+                    taken.append(batch.indices.tolist())
+                    if len(taken) == stop:
                         break
-            seen.append(part)
+            seen.append(taken)
         states = [loader.state_dict() for loader in before]
         assert all(state == states[0] for state in states)
         assert all(type(value) is int for value in states[0].values())
-        after = loaders(draw.randint(1, 3))
+        after = loaders(draw.randint(1, 3), draw.randint(1, 2))
         for loader in after:
             loader.load_state_dict(states[0])
         epochs_left = 2 - states[0]["epoch"]
-        assert [[i for p in b for i in p] for b in zip(*seen, strict=True)] + global_batches(
-            after, epochs_left
-        ) == uninterrupted
+        begun = [sorted(i for p in b for i in p) for b in zip(*seen, strict=True)]
+        assert begun + global_batches(after, epochs_left) == uninterrupted
 
 
 def test_a_balanced_loader_gives_every_class_equally_often(shards: Path) -> None:

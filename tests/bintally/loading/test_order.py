@@ -59,9 +59,9 @@ def test_the_order_is_the_same_on_every_machine_and_for_ever() -> None:
 
 
 def test_every_position_is_equally_likely() -> None:
-    # 20,000 draws of where sample 0 goes among ten: each place 2,000 times, give or take 5 sigma.
-    places = [int(np.argmin(whole_epoch([10], 0, epoch, 1, 1))) for epoch in range(20_000)]
-    assert np.abs(np.bincount(places, minlength=10) - 2000).max() < 5 * np.sqrt(2000)
+    # 5,000 draws of where sample 0 goes among ten: each place 500 times, give or take 5 sigma.
+    places = [int(np.argmin(whole_epoch([10], 0, epoch, 1, 1))) for epoch in range(5_000)]
+    assert np.abs(np.bincount(places, minlength=10) - 500).max() < 5 * np.sqrt(500)
 
 
 @given(shard_sizes, seeds, lane_numbers, windows)
@@ -95,7 +95,7 @@ def test_from_64_shards_on_a_quarter_of_them_is_all_that_is_needed_at_a_time() -
         assert order.lanes & (order.lanes - 1) == 0 < order.lanes <= 64
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     shard_sizes.filter(any), st.integers(1, 25), seeds, lane_numbers, windows,
     st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.data(),
@@ -185,6 +185,7 @@ def balanced(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int
     return np.concatenate([*order.batches(epoch, 0)])
 
 
+@settings(deadline=None)
 @given(labelled, seeds, seeds)
 def test_a_balanced_epoch_has_every_class_equally_often_and_its_members_evenly(
     labels: NDArray[np.int64], seed: int, epoch: int
