@@ -175,13 +175,13 @@ def epoch(scenario: Scenario, constants: Constants) -> Time:
     """All photos once: ResNet-50 in bf16 on GPUs, or a frozen backbone's features on cores.
 
     Shards come over the network, for a cache that holds them all is there on small datasets only;
-    every machine takes all of them, as training does. Gradients are reduced around a ring of
+    each machine takes its own lanes, as training does. Gradients are reduced around a ring of
     machines, 2 (M - 1) / M times their bytes through each one's network, a step of 256 photos a
     GPU at a time, while the GPU computes.
     """
     s, c = scenario, constants
     decoding_s = s.photos * c.decode_cpu_s / (s.machines * s.cores)
-    read_s = s.photos * c.photo_bytes / (s.bytes_per_s / s.machines)
+    read_s = s.photos * c.photo_bytes / s.bytes_per_s
     if not s.gpus:
         # Decoding and the model have the same cores.
         computing_s = decoding_s + s.photos * c.features_cpu_s / (s.machines * s.cores)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -80,7 +81,7 @@ class Dataset:
 
     def to_json(self) -> bytes:
         """The bytes of `dataset.json`: equal datasets, equal bytes."""
-        value = {"format": FORMAT, **vars(self)}
+        value = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in fields(self)}}
         if not self.files:
             del value["files"]
         value["splits"] = {
@@ -89,7 +90,7 @@ class Dataset:
         }
         return (json.dumps(value, indent=1) + "\n").encode()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The dataset's identity, which a checkpoint keeps: what is no shard does not change it."""
         return hashlib.sha256(replace(self, files={}).to_json()).hexdigest()
