@@ -16,11 +16,12 @@ from benchmarks.gpu.context import PREPROCESSING, Context, failure
 from benchmarks.loader.contestants import dali_reader_pipeline
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.loading.augmentation import Augmentation
 from bintally.loading.batches import load
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import DaliEngine
 from bintally.loading.engine import Engine
-from bintally.loading.order import epoch_order, flips
+from bintally.loading.order import epoch_order
 from bintally.storage.opening import open_place
 
 __all__ = ["main"]
@@ -111,10 +112,11 @@ def batches(context: Context, setting: Mapping[str, Any]) -> Iterator[torch.Tens
         share = setting["jpeg_unit"]
         engine = DaliEngine(PREPROCESSING, context.device, size, threads, share, half=half)
     samples = Samples(place, dataset, "train")
+    flip = Augmentation.named("flip").draw
     for epoch in itertools.count():
         order = epoch_order(len(samples), 0, epoch)
         parts = (order[i : i + size] for i in range(0, len(order) - size + 1, size))
-        for batch in load(samples, range(6), engine, parts, partial(flips, seed=0, epoch=epoch)):
+        for batch in load(samples, range(6), engine, parts, partial(flip, seed=0, epoch=epoch)):
             yield batch.images
 
 

@@ -83,10 +83,11 @@ def ours(
 
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
+    from bintally.loading.augmentation import Augmentation
     from bintally.loading.batches import load
     from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
     from bintally.loading.engines import make_engine
-    from bintally.loading.order import epoch_order, flips
+    from bintally.loading.order import epoch_order
     from bintally.storage.opening import open_place
 
     # Nobody's imports are measured.
@@ -114,8 +115,8 @@ def ours(
             )
         order = epoch_order(len(samples), seed=0, epoch=0)
         batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
-        mirrored = partial(flips, seed=0, epoch=0)
-        for batch in load(samples, workload.classes, engine, batches, mirrored):
+        augment = partial(Augmentation.named("flip").draw, seed=0, epoch=0)
+        for batch in load(samples, workload.classes, engine, batches, augment):
             delivered.append(batch.indices)
             yield batch.images, batch.labels
 

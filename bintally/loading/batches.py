@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
+from bintally.loading.augmentation import Draws
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from bintally.loading.engine import Photos
 
     Indices = NDArray[np.int64]
 
@@ -46,17 +49,18 @@ def load(
     classes: Sequence[int],
     engine: Engine,
     order: Iterable[Indices],
-    flips: Callable[[Indices], NDArray[np.bool_]] | None = None,
+    augment: Callable[[Sequence[str], Photos], Draws] | None = None,
     *,
     whole_order: Indices | None = None,
     replaced: dict[int, int] | None = None,
     left_out: set[int] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of `order`, each an array of sample indices; `flips` says which are mirrored.
+    """The batches of `order`, each an array of sample indices; `augment` says, for the ids of a
+    batch and its photos, what of them is changed.
 
     `whole_order` is what shards that are streamed are brought by; without it, by the split's own
     order. With `replaced`, a photo that does not decode is noted there, and the next of its shard
-    comes in its place, mirrored where it would have been; with `left_out` it is noted there, and
+    comes in its place, augmented as it would have been; with `left_out` it is noted there, and
     nothing does. Else `WorkError`, naming shard and sample, is raised.
     """
     import numpy as np
@@ -69,7 +73,7 @@ def load(
     """Those that are on their way: as they were asked for, with what comes in their place, and the
     labels."""
 
-    def photos() -> Iterator[tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]]:
+    def photos() -> Iterator[tuple[Photos, Draws]]:
         while (wanted := again.popleft() if again else next(source, None)) is not None:
             if left_out:
                 wanted = wanted[~np.isin(wanted, [*left_out])]
@@ -78,11 +82,14 @@ def load(
             taken = wanted
             if replaced:
                 taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
-            mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
             # Photo by photo, for a shard that is streamed is at hand for a while only.
             read = [(samples.photo(i), samples.labels([i], classes)[0]) for i in taken]
             ahead.append((wanted, taken, [label for _, label in read]))
-            yield [photo for photo, _ in read], mirrored
+            found = [photo for photo, _ in read]
+            draws = Draws.nothing(len(found))
+            if augment is not None:
+                draws = augment([samples.ids[i] for i in wanted], found)
+            yield found, draws
 
     whole = np.arange(len(samples)) if whole_order is None else whole_order
     samples.follow(whole, check=not engine.notices_damage)

@@ -24,7 +24,7 @@ __all__ = [
     "TrainingOrder",
     "epoch_order",
     "evaluation_batches",
-    "flips",
+    "random_bits",
     "rank_slice",
     "step_seed",
     "steps",
@@ -32,15 +32,17 @@ __all__ = [
 ]
 
 
-def _keys(indices: Indices, seed: int, epoch: int, purpose: str) -> NDArray[np.uint64]:
-    """64 random bits for each index: SplitMix64 (Steele et al. 2014) from a hashed start."""
+def random_bits(
+    keys: Indices | NDArray[np.uint64], seed: int, epoch: int, purpose: str
+) -> NDArray[np.uint64]:
+    """64 random bits for each key: SplitMix64 (Steele et al. 2014) from a hashed start."""
     import numpy as np
 
     digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
     start = np.uint64(int.from_bytes(digest, "little"))
     # Wrapping around is what the arithmetic is meant to do.
     with np.errstate(over="ignore"):
-        z = start + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = start + (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
@@ -67,11 +69,11 @@ def epoch_order(
 
     positions = np.arange(num_samples)
     entries = positions if labels is None else _balanced(labels, seed, epoch)
-    keys = _keys(positions, seed, epoch, "order")
+    keys = random_bits(positions, seed, epoch, "order")
     if windows is None:
         return entries[np.argsort(keys, kind="stable")].astype(np.int64)
     shards, size = windows
-    shard_keys = _keys(np.arange(shards.max(initial=-1) + 1), seed, epoch, "shards")
+    shard_keys = random_bits(np.arange(shards.max(initial=-1) + 1), seed, epoch, "shards")
     rank = np.argsort(np.argsort(shard_keys, kind="stable"), kind="stable")
     return entries[np.lexsort((keys, rank[shards[entries]] // size))].astype(np.int64)
 
@@ -81,7 +83,7 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
     import numpy as np
 
     classes = np.unique(labels)
-    luck = np.argsort(_keys(classes, seed, epoch, "balance"), kind="stable")
+    luck = np.argsort(random_bits(classes, seed, epoch, "balance"), kind="stable")
     quotas = np.full(len(classes), len(labels) // max(1, len(classes)))
     quotas[luck[: len(labels) - quotas.sum()]] += 1
     drawn = [np.empty(0, np.int64)]
@@ -89,16 +91,9 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
         members = np.flatnonzero(labels == label)
         # Everyone comes before anyone comes again.
         for turn in range(-(-quota // len(members))):
-            keys = _keys(members, seed, epoch, f"balance {turn}")
+            keys = random_bits(members, seed, epoch, f"balance {turn}")
             drawn.append(members[np.argsort(keys, kind="stable")][: quota - turn * len(members)])
     return np.concatenate(drawn)
-
-
-def flips(indices: Indices, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of the samples are mirrored in this epoch, each with probability 0.5."""
-    import numpy as np
-
-    return (_keys(indices, seed, epoch, "flip") >> np.uint64(63)).astype(bool)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from bintally.loading.order import (
     epoch_order,
     evaluation_batches,
-    flips,
     rank_slice,
     step_seed,
     steps,
@@ -38,8 +37,6 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_the_order_is_the_same_on_every_machine_and_for_ever() -> None:
     assert epoch_order(10, seed=0, epoch=0).tolist() == [0, 4, 8, 5, 1, 7, 3, 6, 9, 2]
-    flipped = [False, True, True, True, True, False, True, True]
-    assert flips(np.arange(8), seed=0, epoch=0).tolist() == flipped
 
 
 def test_every_position_is_equally_likely() -> None:
@@ -84,20 +81,6 @@ def test_an_evaluation_sees_each_sample_once_in_batches_that_no_world_size_chang
     alone = [batch.tolist() for batch in evaluation_batches(n, batch_size, 0, 1)]
     assert sorted(of_all) == alone
     assert [i for batch in alone for i in batch] == list(range(n))
-
-
-def test_half_of_the_samples_are_flipped_and_other_ones_in_another_epoch() -> None:
-    first, second = (flips(np.arange(10_000), 0, epoch) for epoch in (0, 1))
-    assert abs(int(first.sum()) - 5000) < 250
-    assert abs(int((first != second).sum()) - 5000) < 250
-
-
-@given(st.lists(st.integers(0, 1000), unique=True, max_size=50), seeds)
-def test_whether_a_sample_is_flipped_depends_on_nothing_beside_it(
-    indices: list[int], seed: int
-) -> None:
-    everyone = flips(np.arange(1001), seed, 0)
-    assert flips(np.array(indices, np.int64), seed, 0).tolist() == everyone[indices].tolist()
 
 
 @given(st.integers(0, 10), st.integers(0, 1000), worlds)
