@@ -13,6 +13,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
@@ -26,6 +27,7 @@ from bintally.loading.dali_engine import DaliEngine
 from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
+from bintally.loading.resize import augment_into
 from bintally.options import AugmentName, EngineName
 from bintally.storage.opening import open_place
 
@@ -166,6 +168,20 @@ def test_colours_are_cut_off_once_at_the_end(engine: Engine, photos: list[bytes]
     mix = [[2, -1, 0, 20], [-0.5, 3, 0.5, -200], [0, 0, 0.1, 250]]
     colours = np.tile(np.array(mix, np.float32), (number, 1, 1))
     agree_augmented(engine, photos, Draws(np.zeros(number, bool), None, colours))
+
+
+def test_bytes_that_go_to_a_gpu_are_the_rounded_pixels(bucket: Path) -> None:
+    photo = simplejpeg.decode_jpeg((bucket / "bin-images/00001.jpg").read_bytes())
+    rows = photo.reshape(len(photo), -1)
+    box = np.array([-0.1, 0.1, 0.9, 1.2], np.float32)
+    mix = np.array([[1.5, 0, 0, -40], [0, 2, 0, -99], [0.5, 0, 3, 9]], np.float32)
+    made = {}
+    for kind, shift in ((np.float32, 0), (np.uint8, 0.5)):
+        made[kind] = np.empty((64, 64 * 3), kind)
+        one, half = np.ones(4, np.float32), np.full(4, shift, np.float32)
+        augment_into(rows, box, True, mix, one, half, made[kind])
+    assert (made[np.uint8] == np.floor(made[np.float32] + 0.5)).mean() > 0.999
+    assert {0, 255} <= {*made[np.uint8].ravel().tolist()}, "cut off at both ends"
 
 
 def test_runs_may_be_augmented_and_not_in_turn(engine: Engine, photos: list[bytes]) -> None:
