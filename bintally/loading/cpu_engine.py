@@ -155,7 +155,7 @@ class CpuEngine:
             )
         except ValueError as error:
             raise DecodeError(str(error)) from error
-        return pixels.reshape(height, -1)
+        return pixels.reshape(len(pixels), -1)
 
     def _deliver(self, images: NDArray[Any]) -> torch.Tensor:
         import torch

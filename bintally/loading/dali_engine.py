@@ -117,10 +117,10 @@ class DaliEngine:
                 # As libjpeg does it, and so the CPU engine: 0.15 of 255 from Pillow and not 0.33.
                 jpeg_fancy_upsampling=True,
             )
-            # What lies beyond a photo's edge, its outermost pixels are repeated for.
-            box = (
-                {"roi_start": drawn[0], "roi_end": drawn[1], "roi_relative": True} if boxed else {}
-            )
+            box: dict[str, Any] = {}
+            if boxed:
+                # Beyond a photo's edge, DALI repeats the outermost pixels.
+                box = {"roi_start": drawn[0], "roi_end": drawn[1], "roi_relative": True}
             images = fn.resize(
                 images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True, **box
             )
