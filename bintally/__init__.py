@@ -1,7 +1,8 @@
 """Counts the items in warehouse bins from photos: datasets, loaders and counters for Python.
 
-`Loader` streams batches of a dataset, `Counter` counts with a checkpoint, `read_dataset` says what
-a dataset holds. What is not named in `__all__` may change from one version to the next.
+`Loader` streams batches of a dataset, changed at random as an `Augmentation` says; `Counter` counts
+with a checkpoint, `read_dataset` says what a dataset holds. What is not named in `__all__` may
+change from one version to the next.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bintally.dataset.manifest import read_dataset as read_dataset
     from bintally.errors import UsageError as UsageError
     from bintally.errors import WorkError as WorkError
+    from bintally.loading.augmentation import Augmentation as Augmentation
     from bintally.loading.batches import Batch as Batch
     from bintally.loading.loader import Loader as Loader
 
@@ -22,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Augmentation",
     "Batch",
     "Counter",
     "Dataset",
@@ -33,6 +36,7 @@ __all__ = [
 
 MODULES = {
     "Answer": "bintally.counting.decision",
+    "Augmentation": "bintally.loading.augmentation",
     "Batch": "bintally.loading.batches",
     "Counter": "bintally.counting.counter",
     "Dataset": "bintally.dataset.manifest",

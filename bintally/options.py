@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from bintally.errors import UsageError
 
 __all__ = [
-    "Augmentation",
+    "AugmentName",
     "DeviceName",
     "EngineName",
     "OnBadSample",
@@ -16,7 +16,7 @@ __all__ = [
     "check_choice",
 ]
 
-Augmentation = Literal["flip", "none"]
+AugmentName = Literal["none", "flip", "light", "imagenet"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["auto", "dali", "cpu"]
 OnBadSample = Literal["stop", "skip"]

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bintally.errors import UsageError
-from bintally.options import DeviceName, EngineName, OnBadSample, PrecisionName, Trainable
+from bintally.options import (
+    AugmentName,
+    DeviceName,
+    EngineName,
+    OnBadSample,
+    PrecisionName,
+    Trainable,
+)
 
 if TYPE_CHECKING:
     pass
@@ -76,6 +83,9 @@ class FitConfig:
     """Share of the head's hidden layer left out at a step."""
     image_size: int = 224
     """Pixels: photos are stretched to a square of this size."""
+    augment: AugmentName = "flip"
+    """What changes a photo from epoch to epoch: flip mirrors every other one; light also shows it a
+    little smaller, elsewhere, in other colours; imagenet crops, which may cut items off."""
 
     epochs: int = 10
     batch_size: int = 128
@@ -166,6 +176,11 @@ class FitConfig:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
         if self.stop_on and not self.debugger:
             raise UsageError("--stop-on: the rules look at what --no-debugger leaves out")
+        if self.uses_features and self.augment not in ("none", "flip"):
+            raise UsageError(
+                f"--augment {self.augment}: features that are computed once know flips alone; add "
+                "--no-cache-features"
+            )
         if self.freeze_epochs and self.trainable == "head":
             raise UsageError("--freeze-epochs: --trainable head keeps the backbone frozen anyway")
 
@@ -196,6 +211,7 @@ class FitConfig:
 
 CHOICES = {
     "trainable": get_args(Trainable),
+    "augment": get_args(AugmentName),
     "optimizer": get_args(OptimizerName),
     "loss": get_args(LossName),
     "balance": get_args(BalanceName),

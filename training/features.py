@@ -1,7 +1,7 @@
 """What a frozen backbone makes of photos, computed once and kept for later runs.
 
-With a frozen backbone and flips as the only augmentation there are exactly two views of a photo, so
-a head can be trained on their features: the same mathematics as decoding again every epoch.
+With a frozen backbone and no augmentation but flips there are at most two views of a photo, so a
+head can be trained on their features: the same mathematics as decoding again every epoch.
 
 The files lie in `features/` of the cache folder (`$BINTALLY_CACHE`), below a digest of all that
 decides them: dataset, backbone and its weights, preprocessing, precision, engine, kind of device.
@@ -27,6 +27,7 @@ from torch import nn
 
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
+from bintally.loading.augmentation import id_keys
 from bintally.loading.batches import does_not_decode, load, stand_in
 from bintally.loading.engine import Engine, first_undecodable
 from bintally.loading.preprocessing import Preprocessing
@@ -57,6 +58,8 @@ class Features:
     """(views, samples, features): the first view is the photo, the second its mirror image."""
     labels: NDArray[np.int64]
     """(samples,) class indices."""
+    keys: NDArray[np.uint64]
+    """(samples,) what decides whether a sample is mirrored in an epoch (`id_keys`)."""
     stand_ins: Mapping[int, int]
     """Samples that do not decode, whose values are NaN, and which ones come in their place in
     training; an evaluation leaves them out."""
@@ -100,18 +103,19 @@ def compute_features(
     process: Process,
     precision: torch.dtype,
     *,
+    mirrored: bool = True,
     on_bad_sample: OnBadSample = "stop",
     pause: Callable[[], None] = lambda: None,
 ) -> Features:
     """The features of a split, from `folder` where they are there, else computed and kept there:
-    of both views of the photos of `train`, of the first view alone of another split's.
+    where `mirrored` of both views of the photos of `train`, else of the first view alone.
 
     All processes call this together and share the work. `pause` is called now and then, on all of
     them as often, and may raise to end the work; what is done by then is kept. Raises `WorkError`
     where a photo does not decode and `on_bad_sample` is `stop`.
     """
     labels = samples.all_labels(classes)
-    views = 2 if samples.split == "train" else 1
+    views = 2 if mirrored and samples.split == "train" else 1
     kept = _Kept(folder, samples.split, views, len(samples))
     left_out: set[int] | None = set() if on_bad_sample == "skip" else None
 
@@ -139,7 +143,7 @@ def compute_features(
             say(f"{samples.where(i)}: {samples.id(other)} comes in its place")
     if (values := kept.whole()) is None:
         raise WorkError(f"{kept.file}: has been removed since it was written; run again")
-    return Features(values, labels, stand_ins)
+    return Features(values, labels, id_keys(samples.ids), stand_ins)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,14 @@ class HeadTraining:
         self._loop = Loop(
             config,
             self.model,
-            FeatureInputs(data.train, data.validation, order, process, precision),
+            FeatureInputs(
+                data.train,
+                data.validation,
+                order,
+                process,
+                precision,
+                flip=config.augment == "flip",
+            ),
             data.classes,
             data.class_counts,
             process,

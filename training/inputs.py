@@ -12,10 +12,11 @@ from torch import nn
 from bintally.counting.checkpoint import Checkpoint
 from bintally.counting.model import CountNet
 from bintally.dataset.samples import Samples
+from bintally.loading.augmentation import Augmentation, mirrored
 from bintally.loading.batches import Batch
 from bintally.loading.engine import Engine
 from bintally.loading.loader import EpochLoader
-from bintally.loading.order import TrainingOrder, evaluation_batches, flips
+from bintally.loading.order import TrainingOrder, evaluation_batches
 from training.config import FitConfig
 from training.evaluate import Evaluation, evaluate, evaluate_batches
 from training.features import Features
@@ -96,7 +97,10 @@ class PhotoInputs:
         precision: torch.dtype,
     ) -> None:
         self.order = order
-        self.loader = EpochLoader(train, classes, engine, order, config.on_bad_sample)
+        augment = Augmentation.named(config.augment)
+        self.loader = EpochLoader(
+            train, classes, engine, order, config.on_bad_sample, augment=augment
+        )
         self._validation = validation
         self._left_out: set[int] | None = set() if config.on_bad_sample == "skip" else None
         self._classes, self._engine, self._process = classes, engine, process
@@ -130,7 +134,8 @@ class PhotoInputs:
 
 
 class FeatureInputs:
-    """Kept features of both views of each photo; on the model's device where it has the room."""
+    """Kept features of each photo, with `flip` of both views; on the model's device where it has
+    the room."""
 
     def __init__(
         self,
@@ -139,10 +144,13 @@ class FeatureInputs:
         order: TrainingOrder,
         process: Process,
         precision: torch.dtype,
+        *,
+        flip: bool = True,
     ) -> None:
-        self.order = order
+        self.order, self._flip = order, flip
         self._process, self._precision = process, precision
         self._train, self._train_labels = _tensors(train, process.device)
+        self._keys = train.keys
         self._taken = torch.arange(len(train.labels))
         """Which sample comes in each one's place."""
         for sample, stand_in in train.stand_ins.items():
@@ -160,12 +168,14 @@ class FeatureInputs:
         return model.head
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        # One index for both views: whole rows are copied at memory's pace. And one for the epoch,
+        # One index for all views: whole rows are copied at memory's pace. And one for the epoch,
         # so that a GPU that has the features is not asked to wait for each step's.
         parts = [*self.order.batches(epoch, first_step)]
         samples = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0).long()
-        flipped = torch.from_numpy(flips(samples.numpy(), self.order.seed, epoch)).long()
-        rows = flipped * len(self._train_labels) + self._taken[samples]
+        rows = self._taken[samples]
+        if self._flip:
+            second = mirrored(self._keys[samples.numpy()], self.order.seed, epoch)
+            rows += torch.from_numpy(second).long() * len(self._train_labels)
         rows, both = rows.to(self._train.device), self._train.flatten(0, 1)
         for indices, at in zip(parts, rows.split([*map(len, parts)]), strict=True):
             labels = self._train_labels.index_select(0, at % len(self._train_labels))

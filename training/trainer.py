@@ -192,7 +192,7 @@ class Trainer(Callback):
             self.process.device,
         )
         if self.process.is_first:
-            say(f"frozen backbone: its features of both views are computed once, in {folder}")
+            say(f"frozen backbone: its features are computed once, in {folder}")
         asked = time.monotonic()
         train, validation = (
             compute_features(
@@ -203,6 +203,7 @@ class Trainer(Callback):
                 self.engine,
                 self.process,
                 self.precision,
+                mirrored=self.config.augment == "flip",
                 on_bad_sample=self.config.on_bad_sample,
                 pause=self.survival.pause,
             )
@@ -213,7 +214,8 @@ class Trainer(Callback):
         assert train is not None
         # Work, and no part of the start that a rule looks at.
         self.began += time.monotonic() - asked
-        return FeatureInputs(train, validation, self.order, self.process, self.precision)
+        flip = self.config.augment == "flip"
+        return FeatureInputs(train, validation, self.order, self.process, self.precision, flip=flip)
 
     def _train_epoch(self) -> None:
         """An epoch, its validation, and the checkpoints after it."""

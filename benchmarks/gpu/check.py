@@ -25,6 +25,7 @@ from bintally.counting.model import build_model
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.device import precision_type
+from bintally.loading.augmentation import Draws
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
 from bintally.loading.engine import Engine
@@ -96,7 +97,7 @@ def difference(got: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
 
 def run(engine: Engine, photos: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
     """One batch."""
-    (made,) = engine.run([(photos, np.zeros(len(photos), bool))])
+    (made,) = engine.run([(photos, Draws.nothing(len(photos)))])
     return made
 
 
@@ -141,7 +142,7 @@ def batches_live_on(context: Context, photos: Sequence[NDArray[np.uint8]]) -> di
         engine = make_engine(name, PREPROCESSING, context.device, 32)
 
         def batches(engine: Engine = engine) -> Iterator[torch.Tensor]:
-            return engine.run(([photos[i] for i in o], np.zeros(len(o), bool)) for o in order)
+            return engine.run(([photos[i] for i in o], Draws.nothing(len(o))) for o in order)
 
         wanted = [batch.double().sum().item() for batch in batches()]
         kept = [*batches()]

@@ -14,6 +14,7 @@ from benchmarks.gpu.context import PREPROCESSING, Context, failure
 from benchmarks.loader.contestants import dali_reader_pipeline
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.loading.augmentation import Augmentation
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import DaliEngine
 from bintally.loading.engine import Engine
@@ -109,7 +110,8 @@ def batches(context: Context, setting: Mapping[str, Any]) -> Iterator[torch.Tens
         share = setting["jpeg_unit"]
         engine = DaliEngine(PREPROCESSING, context.device, size, threads, share, half=half)
     samples = Samples(place, dataset, "train")
-    loader = EpochLoader(samples, range(6), engine, TrainingOrder(samples.sizes, size, seed=0))
+    order = TrainingOrder(samples.sizes, size, seed=0)
+    loader = EpochLoader(samples, range(6), engine, order, augment=Augmentation.named("flip"))
     while True:
         yield from (batch.images for batch in loader)
 

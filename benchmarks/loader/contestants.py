@@ -83,11 +83,11 @@ def ours(
 
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
+    from bintally.loading.augmentation import Augmentation
     from bintally.loading.batches import load
     from bintally.loading.dali_engine import HARDWARE_SHARE, DaliEngine
     from bintally.loading.engines import make_engine
     from bintally.loading.lanes import EpochOrder, choose_lanes
-    from bintally.loading.order import flips
     from bintally.storage.opening import open_place
 
     # Nobody's imports are measured.
@@ -116,8 +116,8 @@ def ours(
         lanes, window = choose_lanes(len(samples.sizes))
         order = EpochOrder(samples.sizes, 0, 0, lanes, window).at(np.arange(len(samples)))
         batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
-        mirrored = partial(flips, seed=0, epoch=0)
-        for batch in load(samples, workload.classes, engine, batches, mirrored):
+        augment = partial(Augmentation.named("flip").draw, seed=0, epoch=0)
+        for batch in load(samples, workload.classes, engine, batches, augment):
             delivered.append(batch.indices)
             yield batch.images, batch.labels
 

@@ -69,6 +69,7 @@ def _work(shards: Path, taken: Any, start: Any, sender: Connection) -> None:
 
     from bintally.dataset.manifest import read_dataset
     from bintally.dataset.samples import Samples
+    from bintally.loading.augmentation import Draws
     from bintally.loading.cpu_engine import CpuEngine
     from bintally.storage.opening import open_place
 
@@ -77,11 +78,11 @@ def _work(shards: Path, taken: Any, start: Any, sender: Connection) -> None:
     engine = CpuEngine(PREPROCESSING, torch.device("cpu"), threads=1)
     size = PREPROCESSING.image_size
     batch = np.empty((BATCH_SIZE, size, size * 3), np.float32)
-    no_flip = np.zeros(1, np.bool_)
+    as_it_is = Draws.nothing(1)
 
     def process(index: int) -> None:
         at = index % BATCH_SIZE
-        engine.make([samples.photo(index)], no_flip, batch[at : at + 1])
+        engine.make([samples.photo(index)], as_it_is, batch[at : at + 1])
 
     for index in range(min(TAKEN_AT_ONCE, len(samples))):
         process(index)

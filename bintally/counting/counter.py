@@ -98,10 +98,12 @@ class Counter:
     def _decode_all(self, photos: Iterable[bytes]) -> torch.Tensor | None:
         import numpy as np
 
+        from bintally.loading.augmentation import Draws
+
         batch = [np.frombuffer(photo, np.uint8) for photo in photos]
         if not batch:
             return None
-        (images,) = self._engine.run([(batch, np.zeros(len(batch), bool))])
+        (images,) = self._engine.run([(batch, Draws.nothing(len(batch)))])
         return images
 
     def _why_not(self, photo: bytes) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_files import ShardSchedule
 from bintally.errors import WorkError
+from bintally.loading.augmentation import Draws
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
 from bintally.loading.order import schedule_of
 
@@ -62,17 +63,18 @@ def load(
     classes: Sequence[int],
     engine: Engine,
     order: Iterable[Indices],
-    flips: Callable[[Indices], NDArray[np.bool_]] | None = None,
+    augment: Callable[[Sequence[str], Photos], Draws] | None = None,
     *,
     schedule: ShardSchedule | None = None,
     replaced: dict[int, int] | None = None,
     left_out: set[int] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of `order`, each an array of sample indices; `flips` says which are mirrored.
+    """The batches of `order`, each an array of sample indices; `augment` says, for the ids of a
+    batch and its photos, what of them is changed.
 
     `schedule` says when which shards are needed for it; without, all of `order` is looked at before
     it begins. With `replaced`, a photo that does not decode is noted there, and the next of its
-    shard comes in its place, mirrored where it would have been; with `left_out` it is noted there,
+    shard comes in its place, augmented as it would have been; with `left_out` it is noted there,
     and nothing does. Else `WorkError`, naming shard and sample, is raised.
     """
     import numpy as np
@@ -93,7 +95,7 @@ def load(
 
     asked = asked_for()
 
-    def photos() -> Iterator[tuple[Photos, NDArray[np.bool_]]]:
+    def photos() -> Iterator[tuple[Photos, Draws]]:
         while (wanted := again.popleft() if again else next(asked, None)) is not None:
             if left_out:
                 wanted = wanted[~np.isin(wanted, [*left_out])]
@@ -102,13 +104,16 @@ def load(
             taken = wanted
             if replaced:
                 taken = np.array([replaced.get(int(i), int(i)) for i in wanted], np.int64)
-            mirrored = np.zeros(len(wanted), bool) if flips is None else flips(wanted)
-            photos, counts, ids = zip(*samples.read(taken), strict=True)
+            found, counts, ids = zip(*samples.read(taken), strict=True)
             if not label_of.keys() >= {*counts}:
                 samples.labels(taken, classes)
             labels = [label_of[count] for count in counts]
             ahead.append(_Ahead(wanted, taken, labels, ids))
-            yield photos, mirrored
+            draws = Draws.nothing(len(found))
+            if augment is not None:
+                # What comes in another one's place is augmented as that would have been.
+                draws = augment([samples.id(i) for i in wanted] if replaced else ids, found)
+            yield found, draws
 
     samples.follow(schedule, check=not engine.notices_damage)
     try:

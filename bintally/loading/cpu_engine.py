@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bintally.loading.augmentation import Draws
     from bintally.loading.engine import Photos
 
 __all__ = ["CpuEngine"]
@@ -66,7 +67,7 @@ class CpuEngine:
         """Memory that no batch uses any more."""
         self._thread = threading.local()
 
-    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+    def run(self, batches: Iterable[tuple[Photos, Draws]]) -> Iterator[torch.Tensor]:
         source = iter(batches)
         with ThreadPoolExecutor(self._threads) as pool:
             ahead: deque[tuple[NDArray[Any], list[Future[None]]]] = deque()
@@ -95,7 +96,7 @@ class CpuEngine:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(
-        self, pool: ThreadPoolExecutor, photos: Photos, flips: NDArray[np.bool_]
+        self, pool: ThreadPoolExecutor, photos: Photos, draws: Draws
     ) -> tuple[NDArray[Any], list[Future[None]]]:
         size = self._preprocessing.image_size
         images = self._memory((len(photos), size, size * 3))
@@ -103,22 +104,36 @@ class CpuEngine:
         # one thread alone would hold up one part, and so all of them.
         task = min(TASK, -(-len(photos) // self._threads))
         return images, [
-            pool.submit(self.make, photos[i : i + task], flips[i : i + task], images[i : i + task])
+            pool.submit(self.make, photos[i : i + task], draws[i : i + task], images[i : i + task])
             for i in range(0, len(photos), task)
         ]
 
-    def make(self, photos: Photos, flips: NDArray[np.bool_], images: NDArray[Any]) -> None:
+    def make(self, photos: Photos, draws: Draws, images: NDArray[Any]) -> None:
         """Writes photos into `images`, (photos, size, size × 3) float32 (uint8 for a GPU)."""
-        from bintally.loading.resize import resize_into
+        import numpy as np
 
-        for photo, flip, image in zip(photos, flips.tolist(), images, strict=True):
-            pixels = self._decode(photo)
-            rows = pixels.reshape(pixels.shape[0], -1)
-            resize_into(rows, flip, self._scale, self._shift, image)
+        from bintally.loading.resize import augment_into, resize_into
 
-    def _decode(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(height, width, 3), at least as large as the output where the photo is; valid until the
-        thread's next call."""
+        flips, scale, shift = draws.mirrored.tolist(), self._scale, self._shift
+        if draws.boxes is None and draws.colours is None:
+            for photo, flip, image in zip(photos, flips, images, strict=True):
+                resize_into(self._decode(photo), flip, scale, shift, image)
+            return
+        boxes, colours = draws.boxes, draws.colours
+        if boxes is None:
+            boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(photos), 1))
+        if colours is None:
+            colours = np.tile(np.eye(3, 4, dtype=np.float32), (len(photos), 1, 1))
+        for photo, box, flip, mix, image in zip(photos, boxes, flips, colours, images, strict=True):
+            # Not more than all, for the outermost pixels' error is repeated with them.
+            width, height = np.minimum(box[2:] - box[:2], 1).tolist()
+            augment_into(self._decode(photo, width, height), box, flip, mix, scale, shift, image)
+
+    def _decode(
+        self, photo: NDArray[np.uint8], wanted_width: float = 1.0, wanted_height: float = 1.0
+    ) -> NDArray[np.uint8]:
+        """(height, width × 3); valid until the thread's next call. Where the photo is so large, the
+        wanted share of its width and of its height is at least as large as the output."""
         import numpy as np
         import simplejpeg
 
@@ -128,7 +143,8 @@ class CpuEngine:
             reduction = 1
             # Twice the size that is needed is left for the resize; from less, the mean pixel would
             # be off by 1.2 of 255 and not by 0.3. Other fractions than these are no faster.
-            while reduction < 8 and min(height, width) >= 4 * reduction * size:
+            shortest = min(height * wanted_height, width * wanted_width)
+            while reduction < 8 and shortest >= 4 * reduction * size:
                 reduction *= 2
             height, width = -(-height // reduction), -(-width // reduction)
             scratch = getattr(self._thread, "scratch", None)
@@ -139,7 +155,7 @@ class CpuEngine:
             )
         except ValueError as error:
             raise DecodeError(str(error)) from error
-        return pixels
+        return pixels.reshape(len(pixels), -1)
 
     def _deliver(self, images: NDArray[Any]) -> torch.Tensor:
         import torch

@@ -7,16 +7,16 @@ what it does best. Outputs reach PyTorch through DLPack without a copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from bintally.loading.engine import DecodeError
 from bintally.loading.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
+    from bintally.loading.augmentation import Draws
     from bintally.loading.engine import Photos
 
 __all__ = ["HARDWARE_SHARE", "DaliEngine"]
@@ -31,7 +31,7 @@ of 255. All of it is also the fastest on an H200, with a third of the CPU time
 
 
 class DaliEngine:
-    """Decode, resize, flip and normalise in DALI: on the GPU, or with its CPU operators."""
+    """Decode, resize, augment and normalise in DALI: on the GPU, or with its CPU operators."""
 
     notices_damage = False
 
@@ -56,17 +56,18 @@ class DaliEngine:
         self._device = device
         self._batch_size = batch_size
         self._threads = threads
-        self._idle: _Fed | None = None
+        self._idle: dict[tuple[bool, bool], _Fed] = {}
 
-    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+    def run(self, batches: Iterable[tuple[Photos, Draws]]) -> Iterator[torch.Tensor]:
         import torch
         from torch.utils.dlpack import from_dlpack
 
         # Should this run end early, by an error or because nobody asks for the rest, what the
         # pipeline has begun must not come out of the next one; and another run may begin before
         # this one is over. So the pipeline is this run's own until it is through.
-        fed, self._idle = self._idle or _Fed(self._build), None
-        fed.source = ((list(photos), flips.astype("int32")) for photos, flips in batches)
+        kind, batches = _look_ahead(batches)
+        fed = self._idle.pop(kind, None) or _Fed(lambda feed: self._build(feed, *kind))
+        fed.source = (_inputs(photos, draws) for photos, draws in batches)
         pipeline = fed.pipeline
         pipeline.reset()
         # On a GPU, what DALI has queued is ordered before the stream that the model runs on.
@@ -76,7 +77,7 @@ class DaliEngine:
             try:
                 (images,) = pipeline.share_outputs(cuda_stream=stream)
             except StopIteration:
-                self._idle = fed
+                self._idle[kind] = fed
                 return
             except RuntimeError as error:
                 raise DecodeError(str(error)) from error
@@ -87,7 +88,7 @@ class DaliEngine:
             pipeline.schedule_run()
             yield batch
 
-    def _build(self, feed: Callable[[], tuple[list[Any], Any]]) -> Any:
+    def _build(self, feed: Callable[[], list[Any]], boxed: bool, coloured: bool) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
         size = self._preprocessing.image_size
@@ -101,11 +102,12 @@ class DaliEngine:
             exec_dynamic=True,
         )
         def pipeline() -> Any:
-            photos, mirror = fn.external_source(
+            ndim = [1, 0] + [1, 1] * boxed + [2] * coloured
+            photos, mirror, *drawn = fn.external_source(
                 source=feed,
-                num_outputs=2,
-                dtype=[types.UINT8, types.INT32],
-                ndim=[1, 0],
+                num_outputs=len(ndim),
+                dtype=[types.UINT8, types.INT32, *[types.FLOAT] * len(ndim)][: len(ndim)],
+                ndim=ndim,
             )
             images = fn.decoders.image(
                 photos,
@@ -115,9 +117,15 @@ class DaliEngine:
                 # As libjpeg does it, and so the CPU engine: 0.15 of 255 from Pillow and not 0.33.
                 jpeg_fancy_upsampling=True,
             )
+            box: dict[str, Any] = {}
+            if boxed:
+                # Beyond a photo's edge, DALI repeats the outermost pixels.
+                box = {"roi_start": drawn[0], "roi_end": drawn[1], "roi_relative": True}
             images = fn.resize(
-                images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True
+                images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True, **box
             )
+            if coloured:
+                images = fn.coord_transform(images, MT=drawn[-1], dtype=types.UINT8)
             return fn.crop_mirror_normalize(
                 images,
                 mirror=mirror,
@@ -135,6 +143,29 @@ class DaliEngine:
 class _Fed:
     """A pipeline, and what it is fed with."""
 
-    def __init__(self, build: Callable[[Callable[[], tuple[list[Any], Any]]], Any]) -> None:
-        self.source: Iterator[tuple[list[Any], Any]] = iter(())
+    def __init__(self, build: Callable[[Callable[[], list[Any]]], Any]) -> None:
+        self.source: Iterator[list[Any]] = iter(())
         self.pipeline: Any = build(lambda: next(self.source))
+
+
+def _look_ahead(
+    batches: Iterable[tuple[Photos, Draws]],
+) -> tuple[tuple[bool, bool], Iterator[tuple[Photos, Draws]]]:
+    """Whether there are boxes and colours in a run's batches, and its batches."""
+    source = iter(batches)
+    begin = [*islice(source, 1)]
+    kind = (False, False)
+    for _, draws in begin:
+        kind = draws.boxes is not None, draws.colours is not None
+    return kind, chain(begin, source)
+
+
+def _inputs(photos: Photos, draws: Draws) -> list[Any]:
+    """What a pipeline is fed with: photos, whether they are mirrored, boxes and colours."""
+    inputs = [list(photos), draws.mirrored.astype("int32")]
+    if draws.boxes is not None:
+        # Height comes before width here.
+        inputs += [draws.boxes[:, [1, 0]].copy("C"), draws.boxes[:, [3, 2]].copy("C")]
+    if draws.colours is not None:
+        inputs.append(draws.colours)
+    return inputs

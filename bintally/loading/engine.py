@@ -1,8 +1,8 @@
 """Engines turn JPEG bytes into the model's input; all give the same pixels.
 
-`dali` decodes, resizes, flips and normalises with NVIDIA DALI, on the GPU where there is one; `cpu`
-does so with what runs everywhere (libjpeg-turbo and a compiled pass), and faster than DALI's CPU
-operators.
+`dali` decodes, resizes, augments and normalises with NVIDIA DALI, on the GPU where there is one;
+`cpu` does so with what runs everywhere (libjpeg-turbo and a compiled pass), and faster than DALI's
+CPU operators.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from bintally.loading.augmentation import Draws
 
     Photos = Sequence[NDArray[np.uint8]]
     """JPEG bytes, each (size,) uint8."""
@@ -32,8 +34,9 @@ class Engine(Protocol):
     """Whether it raises `DecodeError` also where it could make pixels of what is left of a photo.
     Where it does not, shards are compared with their sha256 in the epoch that first reads them."""
 
-    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
-        """Turns batches of photos, with whether each is mirrored, into input of the model.
+    def run(self, batches: Iterable[tuple[Photos, Draws]]) -> Iterator[torch.Tensor]:
+        """Turns batches of photos, with what was drawn for them, into input of the model. For all
+        batches of a run the same was drawn: boxes, colours, or neither.
 
         Yields (batch, 3, image_size, image_size) float32 (or float16, see `make_engine`) in
         channels_last layout, normalised, on the engine's device. Batches may differ in size, up to

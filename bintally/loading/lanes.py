@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["EpochOrder", "choose_lanes", "random_keys"]
+__all__ = ["EpochOrder", "choose_lanes", "random_bits"]
 
 MOST_LANES = 64
 WIDEST_WINDOW = 16
 """Shards."""
 
 
-def random_keys(indices: Indices, seed: int, epoch: int, purpose: str) -> NDArray[np.uint64]:
-    """64 random bits for each index: SplitMix64 (Steele et al. 2014) from a hashed start."""
+def random_bits(
+    keys: Indices | NDArray[np.uint64], seed: int, epoch: int, purpose: str
+) -> NDArray[np.uint64]:
+    """64 random bits for each key: SplitMix64 (Steele et al. 2014) from a hashed start."""
     import numpy as np
 
     digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
     start = np.uint64(int.from_bytes(digest, "little"))
     # Wrapping around is what the arithmetic is meant to do.
     with np.errstate(over="ignore"):
-        z = start + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = start + (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
@@ -40,12 +42,13 @@ def choose_lanes(num_shards: int, lanes: int = 0, window: int = 0) -> tuple[int,
     """Lanes, and shards of a window, for an epoch over so many shards, where they are not given.
 
     From 64 shards on, the windows that are read and those that come next are a quarter of the
-    shards at most, and a lane has eight shards or more: where it begins and ends in the middle of
-    one, little is fetched twice. Fewer shards are shuffled among each other lane by lane.
+    shards at most; fewer shards are shuffled among each other lane by lane. A lane has 16 shards or
+    more, or 8 where there would be less than 8 lanes: it may begin and end in the middle of one,
+    which is fetched for its neighbour, too.
     """
     if not lanes:
         lanes = 1
-        while lanes < MOST_LANES and lanes * 16 <= num_shards:
+        while lanes < MOST_LANES and num_shards >= 2 * lanes * (8 if lanes < 8 else 16):
             lanes *= 2
     if not window and num_shards >= 64:
         window = min(WIDEST_WINDOW, max(1, num_shards // (8 * lanes)))
@@ -69,7 +72,7 @@ class EpochOrder:
         self._seed, self._epoch, self._num_lanes, self._window = seed, epoch, lanes, window
         first = np.cumsum(sizes) - sizes
         shards = np.flatnonzero(sizes)
-        keys = random_keys(shards, seed, epoch, "shards")
+        keys = random_bits(shards, seed, epoch, "shards")
         self._shards = shards[np.argsort(keys, kind="stable")]
         """As they are read."""
         self._first = first[self._shards]
@@ -122,7 +125,7 @@ class EpochOrder:
             self._first[pieces] + begins - self._begins[pieces] - (lengths.cumsum() - lengths),
             lengths,
         )
-        keys = random_keys(samples, self._seed, self._epoch, "order")
+        keys = random_bits(samples, self._seed, self._epoch, "order")
         return int(begins[0] - lane_begin), samples[np.argsort(keys, kind="stable")]
 
     def _bounds(self, lane: int) -> int:

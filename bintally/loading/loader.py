@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,13 @@ from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import DOWNLOADS, shard_cache
 from bintally.device import find_device, find_machines, find_rank
 from bintally.errors import UsageError
+from bintally.loading.augmentation import Augmentation
 from bintally.loading.batches import Batch, load
 from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
-from bintally.loading.order import EvaluationOrder, Order, TrainingOrder, flips
+from bintally.loading.order import EvaluationOrder, Order, TrainingOrder
 from bintally.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from bintally.options import Augmentation, DeviceName, EngineName, OnBadSample, check_choice
+from bintally.options import AugmentName, DeviceName, EngineName, OnBadSample, check_choice
 from bintally.storage.opening import open_place
 
 __all__ = ["EpochLoader", "Loader"]
@@ -38,13 +40,14 @@ class EpochLoader:
         order: Order,
         on_bad_sample: OnBadSample = "stop",
         *,
-        flip: bool = True,
+        augment: Augmentation | None = None,
     ) -> None:
         self.samples, self.classes, self.engine, self.order = samples, classes, engine, order
         self.epoch = self.step = 0
         self.replaced: dict[int, int] = {}
         """Samples that did not decode here, and what has come in their place."""
-        self._on_bad_sample, self._flip = on_bad_sample, flip
+        self._on_bad_sample = on_bad_sample
+        self._augment = augment or Augmentation()
 
     def state_dict(self) -> dict[str, int]:
         """Where it stands."""
@@ -66,7 +69,7 @@ class EpochLoader:
             self.classes,
             self.engine,
             order.batches(epoch, self.step),
-            (lambda indices: flips(indices, order.seed, epoch)) if self._flip else None,
+            partial(self._augment.draw, seed=order.seed, epoch=epoch),
             schedule=order.schedule(epoch, self.step),
             replaced=self.replaced if self._on_bad_sample == "skip" else None,
         )
@@ -102,7 +105,7 @@ class Loader(EpochLoader):
         image_size: int = 224,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
-        augment: Augmentation | None = None,
+        augment: AugmentName | Augmentation | None = None,
         where: str | None = None,
         device: DeviceName = "auto",
         engine: EngineName = "auto",
@@ -118,8 +121,9 @@ class Loader(EpochLoader):
         - `batch_size`: of a step, all ranks together.
         - `image_size`: pixels; photos are stretched to a square.
         - `mean`, `std`: of each channel, on a scale of 0 to 1; ImageNet's by default.
-        - `augment`: `flip` mirrors every other photo, `none` does not; by default only `train` is
-          augmented.
+        - `augment`: `none`, `flip`, `light`, `imagenet` (see `Augmentation.named`), or an
+          `Augmentation` with other numbers; by default `flip` for `train`, else `none`. A photo of
+          an epoch comes alike on any number of ranks, and after a resume.
         - `where`: only the samples for which this is true, an expression over the columns of the
           dataset's catalog: `"count <= 3"`, `"width > 400 and count in (1, 2)"`.
         - `device`: where batches are; `auto` is this rank's GPU, where there is one.
@@ -138,7 +142,8 @@ class Loader(EpochLoader):
         # What a copy is made with, before anything else is called by a name here.
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         augment = augment or ("flip" if split == "train" else "none")
-        check_choice("augment", augment, Augmentation)
+        if not isinstance(augment, Augmentation):
+            augment = Augmentation.named(augment)
         check_choice("on_bad_sample", on_bad_sample, OnBadSample)
         for name, value, least in (
             ("batch_size", batch_size, None),
@@ -193,7 +198,7 @@ class Loader(EpochLoader):
             make_engine(engine, preprocessing, find_device(device, local_rank), part),
             order,
             on_bad_sample,
-            flip=augment == "flip",
+            augment=augment,
         )
         self._begun = False
         self._identity: dict[str, int | str] = {

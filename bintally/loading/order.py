@@ -17,7 +17,7 @@ from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import gib_for
 from bintally.dataset.shard_files import ShardSchedule
 from bintally.errors import UsageError
-from bintally.loading.lanes import EpochOrder, choose_lanes, random_keys
+from bintally.loading.lanes import EpochOrder, choose_lanes, random_bits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,6 @@ __all__ = [
     "Order",
     "TrainingOrder",
     "evaluation_batches",
-    "flips",
     "rank_slice",
     "schedule_of",
     "step_seed",
@@ -42,7 +41,7 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
     import numpy as np
 
     classes = np.unique(labels)
-    luck = np.argsort(random_keys(classes, seed, epoch, "balance"), kind="stable")
+    luck = np.argsort(random_bits(classes, seed, epoch, "balance"), kind="stable")
     quotas = np.full(len(classes), len(labels) // max(1, len(classes)))
     quotas[luck[: len(labels) - quotas.sum()]] += 1
     drawn = [np.empty(0, np.int64)]
@@ -50,16 +49,9 @@ def _balanced(labels: Indices, seed: int, epoch: int) -> Indices:
         members = np.flatnonzero(labels == label)
         # Everyone comes before anyone comes again.
         for turn in range(-(-quota // len(members))):
-            keys = random_keys(members, seed, epoch, f"balance {turn}")
+            keys = random_bits(members, seed, epoch, f"balance {turn}")
             drawn.append(members[np.argsort(keys, kind="stable")][: quota - turn * len(members)])
     return np.concatenate(drawn)
-
-
-def flips(indices: Indices, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of the samples are mirrored in this epoch, each with probability 0.5."""
-    import numpy as np
-
-    return (random_keys(indices, seed, epoch, "flip") >> np.uint64(63)).astype(bool)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -50,10 +50,10 @@ class Surprised:
         self._engine, self._surprises = engine, surprises
 
     def run(self, batches: Any) -> Iterator[torch.Tensor]:
-        for photos, flips in batches:
+        for photos, draws in batches:
             if self._surprises is None or any(p.tobytes() in self._surprises for p in photos):
                 raise KeyError(6)
-            yield from self._engine.run([(photos, flips)])
+            yield from self._engine.run([(photos, draws)])
 
 
 def test_what_a_decoder_raises_is_the_fault_of_the_photo_that_it_raises_it_for(

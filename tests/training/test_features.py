@@ -22,6 +22,7 @@ from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
 from bintally.errors import WorkError
+from bintally.loading.augmentation import Draws
 from bintally.loading.engines import make_engine
 from bintally.loading.order import TrainingOrder
 from bintally.options import OnBadSample
@@ -68,6 +69,18 @@ def test_a_head_trained_on_features_is_the_one_trained_on_photos(
     for a, b in zip(*(read_lines(tmp_path / n) for n in ("kept", "decoded")), strict=True):
         assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-4)
         assert a["validation"]["loss"] == pytest.approx(b["validation"]["loss"], abs=1e-4)
+
+
+def test_without_flips_no_second_view_is_computed(
+    shards: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    recipe = {"trainable": "head", "augment": "none"}
+    fit(settings(shards, tmp_path / "kept", **recipe))
+    assert kept(own_cache).keys() == {"train-1.npy", "validation-1.npy"}
+    fit(settings(shards, tmp_path / "decoded", cache_features=False, **recipe))
+    (one, _), (two, _) = (read_checkpoint(tmp_path / f"{n}/last.pt") for n in ("kept", "decoded"))
+    for name in one.model:
+        torch.testing.assert_close(one.model[name], two.model[name], rtol=0, atol=1e-4)
 
 
 def read_lines(run: Path) -> list[dict[str, dict[str, float]]]:
@@ -243,7 +256,7 @@ def test_the_second_view_is_the_mirror_image(shards: Path, tmp_path: Path) -> No
     model, preprocessing = build("timm:test_resnet", trainable="head", head_width=8, seed=0)
     engine = make_engine("cpu", preprocessing, ALONE.device, 64)
     photos = [samples.photo(i) for i in range(4)]
-    (mirrored,) = engine.run([(photos, np.ones(4, bool))])
+    (mirrored,) = engine.run([(photos, Draws(np.ones(4, bool)))])
     with torch.inference_mode():
         features = model.eval().backbone(mirrored)
     np.testing.assert_allclose(values[1, :4], features.numpy(), atol=1e-5)

@@ -89,6 +89,8 @@ def test_resuming_with_other_settings_or_data_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=r"--lr 0\.001 became 0\.1"):
         fit(settings(shards, finished, resume=True, lr=0.1))
+    with pytest.raises(UsageError, match="--augment flip became light"):
+        fit(settings(shards, finished, resume=True, augment="light"))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def test_resuming_with_other_settings_or_data_is_a_usage_error(
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ({"lr": 0.0}, r"--lr 0\.0: must be above 0"),
         ({"device": "cuda"}, "sees no GPU"),
+        ({"augment": "twirl"}, "--augment twirl: must be one of none, flip, light, imagenet"),
+        ({"augment": "light", "trainable": "head"}, "--augment light: .* --no-cache-features"),
     ],
 )
 def test_settings_that_do_not_fit_are_usage_errors(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
+from bintally.loading.augmentation import Augmentation, Draws
 from bintally.loading.engines import make_engine
 from bintally.loading.loader import EpochLoader
 from bintally.loading.order import TrainingOrder
@@ -33,7 +34,7 @@ class NoPixels:
 
     notices_damage = True
 
-    def run(self, batches: Iterable[tuple[Photos, NDArray[np.bool_]]]) -> Iterator[torch.Tensor]:
+    def run(self, batches: Iterable[tuple[Photos, Draws]]) -> Iterator[torch.Tensor]:
         for photos, _ in batches:
             yield torch.zeros(len(photos), 3, 1, 1)
 
@@ -190,20 +191,25 @@ def test_a_bad_photo_is_replaced_by_the_next_of_its_shard_and_counted(
     assert sorted(seen[0] + seen[1]) == sorted(expected)
 
 
-def test_a_stand_in_is_mirrored_alike_at_its_first_meeting_and_later(
+def test_a_stand_in_is_augmented_alike_at_its_first_meeting_and_later(
     damaged: tuple[Path, list[int]],
 ) -> None:
     samples = open_samples(damaged[0])
     engine = make_engine("cpu", Preprocessing(32, (0, 0, 0), (1, 1, 1)), torch.device("cpu"), 8)
     for seed in range(4):
         order = TrainingOrder(samples.sizes, 4, seed)
-        loader = EpochLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+
+        def open_loader(order: TrainingOrder = order) -> EpochLoader:
+            light = Augmentation.named("light")
+            return EpochLoader(samples, CLASSES, engine, order, "skip", augment=light)
+
+        loader = open_loader()
         first = [(b.indices, b.images.clone()) for b in loader]
         loader.load_state_dict({"epoch": 0, "step": 0})
         assert loader.replaced, "they are known now"
         later = [(b.indices, b.images.clone()) for b in loader]
         # A resumed run meets them for the first time, in the middle.
-        resumed = EpochLoader(samples, CLASSES, engine, order, on_bad_sample="skip")
+        resumed = open_loader()
         resumed.load_state_dict({"epoch": 0, "step": 5})
         rest = [(b.indices, b.images.clone()) for b in resumed]
         for (i, a), (j, b) in zip(first + rest, later + later[5:], strict=True):

@@ -9,22 +9,26 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.errors import UsageError, WorkError
+from bintally.loading.augmentation import Augmentation, Draws
 from bintally.loading.batches import load
 from bintally.loading.cpu_engine import CpuEngine
 from bintally.loading.dali_engine import DaliEngine
 from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
-from bintally.options import EngineName
+from bintally.loading.resize import augment_into
+from bintally.options import AugmentName, EngineName
 from bintally.storage.opening import open_place
 
 PREPROCESSING = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -57,7 +61,7 @@ def pixels(batch: torch.Tensor) -> torch.Tensor:
 def agree(engine: Engine, photos: Sequence[bytes]) -> None:
     flips = np.arange(len(photos)) % 2 == 1
     encoded = [np.frombuffer(data, np.uint8) for data in photos]
-    (batch,) = engine.run([(encoded, flips)])
+    (batch,) = engine.run([(encoded, Draws(flips))])
     assert batch.shape == (len(photos), 3, 224, 224)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -75,10 +79,123 @@ def test_real_photos_are_what_pillow_makes_of_them(engine: Engine, abid: Path) -
     agree(engine, [path.read_bytes() for path in paths])
 
 
+def jpeg(width: int, height: int, mode: str = "RGB") -> bytes:
+    """A smooth photo of a size."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 120 * np.sin(9 * x / width + c) * np.cos(8 * y / height) for c in range(3)]
+    file = io.BytesIO()
+    Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).convert(mode).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(bucket: Path) -> list[bytes]:
+    """Rendered ones, and some of odd sizes: tiny, as large as the output, so large that a smaller
+    one is decoded."""
+    rendered = [(bucket / f"bin-images/{i:05d}.jpg").read_bytes() for i in range(1, 9)]
+    sizes = [(1, 1), (7, 5), (224, 224), (3, 400), (1801, 1207)]
+    return [*rendered, *(jpeg(*size) for size in sizes), jpeg(300, 200, "L")]
+
+
+def augmented(data: bytes, draws: Draws, at: int) -> torch.Tensor:
+    """(3, 224, 224) uint8, by Pillow."""
+    photo = Image.open(io.BytesIO(data)).convert("RGB")
+    if draws.boxes is not None:
+        sides = draws.boxes[at].astype(float) * [*photo.size, *photo.size]
+        # Pillow knows no box that is larger than its photo: the edge is repeated beforehand.
+        margin = int(max(0, *-sides[:2], *(sides[2:] - photo.size))) + 2 * max(photo.size)
+        wide = np.pad(np.array(photo), ((margin, margin), (margin, margin), (0, 0)), "edge")
+        photo = Image.fromarray(wide)
+        sides += margin
+    else:
+        sides = np.array([0, 0, *photo.size])
+    photo = photo.resize((224, 224), Image.Resampling.BILINEAR, box=tuple(sides.tolist()))
+    if draws.colours is not None:
+        photo = photo.convert("RGB", draws.colours[at].ravel().tolist())
+    if draws.mirrored[at]:
+        photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+
+
+def agree_augmented(engine: Engine, photos: Sequence[bytes], draws: Draws) -> None:
+    encoded = [np.frombuffer(data, np.uint8) for data in photos]
+    (batch,) = engine.run([(encoded, draws)])
+    for at, (got, data) in enumerate(zip(pixels(batch), photos, strict=True)):
+        difference = (got - augmented(data, draws, at).float()).abs()
+        assert difference.mean() < 1, at
+
+
+@pytest.mark.parametrize("name", get_args(AugmentName))
+def test_augmentations_are_what_pillow_makes_of_them(
+    engine: Engine, photos: list[bytes], name: AugmentName
+) -> None:
+    augmentation = Augmentation.named(name)
+    encoded = [np.frombuffer(data, np.uint8) for data in photos]
+    ids = [f"{i:05d}" for i in range(len(photos))]
+    for epoch in range(3):
+        agree_augmented(engine, photos, augmentation.draw(ids, encoded, seed=0, epoch=epoch))
+
+
+def test_real_photos_are_augmented_as_pillow_does_it(engine: Engine, abid: Path) -> None:
+    paths = sorted((abid / "bucket/bin-images").iterdir())[:16]
+    data = [path.read_bytes() for path in paths]
+    encoded = [np.frombuffer(photo, np.uint8) for photo in data]
+    for name in get_args(AugmentName):
+        draw = Augmentation.named(name).draw
+        agree_augmented(engine, data, draw([p.stem for p in paths], encoded, seed=0, epoch=0))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (-0.5, -0.2, 1.3, 2.0),
+        (0.4, 0.45, 0.6, 0.5),
+        (0.9, 0.8, 1.2, 1.1),
+        (0.5, 0.5, 0.5001, 0.5001),
+    ],
+)
+def test_a_box_may_reach_over_the_edge(
+    engine: Engine, photos: list[bytes], box: tuple[float, ...]
+) -> None:
+    number = len(photos)
+    flips = np.arange(number) % 2 == 1
+    boxes = np.tile(np.array(box, np.float32), (number, 1))
+    agree_augmented(engine, photos, Draws(flips, boxes))
+
+
+def test_colours_are_cut_off_once_at_the_end(engine: Engine, photos: list[bytes]) -> None:
+    number = len(photos)
+    mix = [[2, -1, 0, 20], [-0.5, 3, 0.5, -200], [0, 0, 0.1, 250]]
+    colours = np.tile(np.array(mix, np.float32), (number, 1, 1))
+    agree_augmented(engine, photos, Draws(np.zeros(number, bool), None, colours))
+
+
+def test_bytes_that_go_to_a_gpu_are_the_rounded_pixels(bucket: Path) -> None:
+    photo = simplejpeg.decode_jpeg((bucket / "bin-images/00001.jpg").read_bytes())
+    rows = photo.reshape(len(photo), -1)
+    box = np.array([-0.1, 0.1, 0.9, 1.2], np.float32)
+    mix = np.array([[1.5, 0, 0, -40], [0, 2, 0, -99], [0.5, 0, 3, 9]], np.float32)
+    made = {}
+    for kind, shift in ((np.float32, 0), (np.uint8, 0.5)):
+        made[kind] = np.empty((64, 64 * 3), kind)
+        one, half = np.ones(4, np.float32), np.full(4, shift, np.float32)
+        augment_into(rows, box, True, mix, one, half, made[kind])
+    assert (made[np.uint8] == np.floor(made[np.float32] + 0.5)).mean() > 0.999
+    assert {0, 255} <= {*made[np.uint8].ravel().tolist()}, "cut off at both ends"
+
+
+def test_runs_may_be_augmented_and_not_in_turn(engine: Engine, photos: list[bytes]) -> None:
+    """As training and validation are."""
+    encoded = [np.frombuffer(data, np.uint8) for data in photos]
+    light = Augmentation.named("light").draw(["x"] * len(photos), encoded, 0, 0)
+    for draws in (light, Draws.nothing(len(photos)), light):
+        agree_augmented(engine, photos, draws)
+
+
 def test_half_precision_is_the_same_in_half_the_memory(bucket: Path) -> None:
     pytest.importorskip("nvidia.dali")
     photos = [np.fromfile(bucket / f"bin-images/{i:05d}.jpg", np.uint8) for i in range(1, 5)]
-    flips = np.array([True, False, True, False])
+    flips = Draws(np.array([True, False, True, False]))
     # On a CPU nobody asks for it, but DALI's operators are the same.
     whole, half = (
         next(DaliEngine(PREPROCESSING, CPU, 4, 1, half=half).run([(photos, flips)]))
@@ -153,7 +270,7 @@ def test_the_memory_of_batches_that_are_gone_is_used_again(bucket: Path) -> None
 
     def page_faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in engine.run(([photo] * 4, np.zeros(4, bool)) for _ in range(30)):
+        for _ in engine.run(([photo] * 4, Draws.nothing(4)) for _ in range(30)):
             pass
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -164,7 +164,7 @@ def test_a_state_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("message", "more"),
     [
-        ("augment twirl: must be one of flip, none", {"augment": "twirl"}),
+        ("augment twirl: must be one of none, flip, light, imagenet", {"augment": "twirl"}),
         ("device tpu: must be one of auto, cpu, cuda", {"device": "tpu"}),
         ("engine fast: must be one of auto, dali, cpu", {"engine": "fast"}),
         ("on_bad_sample cry: must be one of stop, skip", {"on_bad_sample": "cry"}),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bintally.loading.lanes import EpochOrder
-from bintally.loading.order import TrainingOrder, evaluation_batches, flips, step_seed
+from bintally.loading.order import TrainingOrder, evaluation_batches, step_seed
 
 Indices = NDArray[np.int64]
 
@@ -54,8 +54,6 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_the_order_is_the_same_on_every_machine_and_for_ever() -> None:
     assert whole_epoch([3, 1, 4, 2], 0, 0, 2, 1).tolist() == [3, 9, 0, 4, 1, 5, 2, 7, 8, 6]
-    flipped = [False, True, True, True, True, False, True, True]
-    assert flips(np.arange(8), seed=0, epoch=0).tolist() == flipped
 
 
 def test_every_position_is_equally_likely() -> None:
@@ -130,16 +128,15 @@ def test_machines_and_their_ranks_share_every_step_and_read_what_they_said_they_
         )
 
 
-@given(st.lists(st.integers(30, 40), min_size=64, max_size=90), seeds)
-def test_a_machine_reads_little_more_than_its_share_of_the_shards(
-    sizes: list[int], seed: int
-) -> None:
+@given(st.integers(128, 400), seeds)
+def test_a_machine_reads_little_more_than_its_share_of_the_shards(number: int, seed: int) -> None:
+    sizes = [9] * number
     for machines in (2, 4, 8):
         for machine in range(machines):
             order = orders(
                 sizes, 64, seed, rank=machine, world_size=machines, num_machines=machines
             )
-            assert len(order.schedule(0, 0).shards) <= 1.15 * len(sizes) / machines + 1
+            assert len(order.schedule(0, 0).shards) <= 1.15 * number / machines
 
 
 @given(st.integers(0, 300), batch_sizes, worlds)
@@ -154,20 +151,6 @@ def test_an_evaluation_sees_each_sample_once_in_batches_that_no_world_size_chang
     alone = [batch.tolist() for batch in evaluation_batches(n, batch_size, 0, 1)]
     assert sorted(of_all) == alone
     assert [i for batch in alone for i in batch] == list(range(n))
-
-
-def test_half_of_the_samples_are_flipped_and_other_ones_in_another_epoch() -> None:
-    first, second = (flips(np.arange(10_000), 0, epoch) for epoch in (0, 1))
-    assert abs(int(first.sum()) - 5000) < 250
-    assert abs(int((first != second).sum()) - 5000) < 250
-
-
-@given(st.lists(st.integers(0, 1000), unique=True, max_size=50), seeds)
-def test_whether_a_sample_is_flipped_depends_on_nothing_beside_it(
-    indices: list[int], seed: int
-) -> None:
-    everyone = flips(np.arange(1001), seed, 0)
-    assert flips(np.array(indices, np.int64), seed, 0).tolist() == everyone[indices].tolist()
 
 
 @given(st.integers(0, 10), st.integers(0, 1000), worlds)

@@ -12,6 +12,7 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.loading.augmentation import Draws
 from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.opening import open_place
@@ -70,7 +71,7 @@ def test_the_file_counts_what_the_model_counts(
     model, preprocessing = loaded.build()
     engine = make_engine("cpu", preprocessing, torch.device("cpu"), len(samples))
     photos = [samples.photo(i) for i in range(len(samples))]
-    (images,) = engine.run([(photos, np.zeros(len(photos), bool))])
+    (images,) = engine.run([(photos, Draws.nothing(len(photos)))])
     with torch.inference_mode():
         expected = model(images).softmax(1).numpy()
     for photo, probabilities in zip(photos, expected, strict=True):
