@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-__all__ = ["Component", "IndexedSample", "format_index", "parse_index"]
+__all__ = ["Component", "IndexedSample", "format_index", "parse_index", "split_name"]
 
 INDEX_VERSION = "v1.2"
+NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.(.+)", re.DOTALL)
+"""A sample's key, folders included, ends at the first dot of the file's own name."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,35 @@ class IndexedSample:
     """A line of an index."""
 
     id: str
+    """Its key: unique in its tar."""
     components: Sequence[Component]
 
     def __getitem__(self, extension: str) -> Component:
         return next(c for c in self.components if c.extension == extension)
 
 
+def split_name(name: str) -> tuple[str, str] | None:
+    """The key of the sample that a tar's file belongs to, and the file's extension, as WebDataset
+    has them; None for a name that makes it none of a sample's (`README`, `.hidden.jpg`)."""
+    match = NAME.fullmatch(name.removeprefix("./"))
+    if match is None or "/" in match[2]:
+        return None
+    return match[1], match[2]
+
+
 def format_index(samples: Sequence[IndexedSample]) -> bytes:
-    """The text of a `.idx` file, as DALI's `wds2idx` writes it."""
+    """The text of a `.idx` file, as DALI's `wds2idx` writes it. No name may hold white space."""
     lines = [f"{INDEX_VERSION} {len(samples)}"]
     for sample in samples:
         lines.append(
             " ".join(f"{c.extension} {c.offset} {c.size} {c.name}" for c in sample.components)
         )
-    return ("\n".join(lines) + "\n").encode("ascii")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def parse_index(data: bytes) -> list[IndexedSample]:
     """Reads a `.idx` file; `ValueError` where it is not one of version 1.2, or is cut short."""
-    header, *lines = data.decode("ascii").split("\n")
+    header, *lines = data.decode().split("\n")
     version, _, number = header.partition(" ")
     if version != INDEX_VERSION or not number.isdigit():
         raise ValueError(f"begins with {header[:40]!r}, not with '{INDEX_VERSION} <samples>'")
@@ -63,6 +75,6 @@ def parse_index(data: bytes) -> list[IndexedSample]:
             Component(extension, int(offset), int(size), name)
             for extension, offset, size, name in zip(*[iter(fields)] * 4, strict=True)
         ]
-        stem = PurePosixPath(components[0].name).name.partition(".")[0]
-        samples.append(IndexedSample(stem, components))
+        key, _ = split_name(components[0].name) or (components[0].name, "")
+        samples.append(IndexedSample(key, components))
     return samples
