@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bintally.counting.model import CountNet, build_model
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
@@ -34,7 +35,7 @@ class HeadData:
     """Both views."""
     validation: Features
     """The first view."""
-    classes: Sequence[int]
+    classes: Classes
     class_counts: Mapping[str, int]
     """Of the train split, by count."""
 

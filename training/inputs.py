@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bintally.counting.model import CountNet
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.loading.batches import Batch
 from bintally.loading.engine import Engine
@@ -58,7 +59,7 @@ class PhotoInputs:
         config: FitConfig,
         train: Samples,
         validation: Samples,
-        classes: Sequence[int],
+        classes: Classes,
         engine: Engine,
         order: TrainingOrder,
         process: Process,

@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bintally.dataset.index import parse_index
-from bintally.dataset.manifest import CATALOG, Dataset, Shard
+from bintally.dataset.labels import (
+    Classes,
+    are_counts,
+    class_of,
+    label_component,
+    photo_component,
+    read_label,
+)
+from bintally.dataset.manifest import CATALOG, Dataset, Shard, open_tars
 from bintally.dataset.shard_cache import ShardCache
 from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles
 from bintally.dataset.where import select
@@ -54,13 +62,19 @@ class Samples:
         self.split = split
         self._place = place
         self._shards = dataset.splits[split].shards
-        if isinstance(place, Folder):
-            self._tars: ShardFiles = FolderShards(place, self._shards)
+        tars = open_tars(place, dataset)
+        if isinstance(tars, Folder):
+            self._tars: ShardFiles = FolderShards(tars, self._shards)
         elif cache is not None:
-            self._tars = CachedShards(place, self._shards, cache)
+            self._tars = CachedShards(tars, self._shards, cache)
         else:
-            raise UsageError(f"{place}: shards on S3 are read through a local --cache; name one")
-        index = _read_indexes(place, self._shards)
+            raise UsageError(f"{tars}: shards on S3 are read through a local --cache; name one")
+        index = (
+            _read_adopted(place, dataset, self._shards)
+            if dataset.is_adopted
+            else _read_indexes(place, self._shards)
+        )
+        self._rule, self._counted = dataset.label, are_counts(dataset.classes)
         self.shards: NDArray[np.int64] = np.repeat(
             np.arange(len(self._shards)), [shard.samples for shard in self._shards]
         )
@@ -76,7 +90,11 @@ class Samples:
             self._rows, self.shards = rows, self.shards[rows]
             self.class_counts = {str(count): 0 for count in dataset.classes} | counts
             index = index.take(rows)
-        self.ids: list[str] = [name[:-4] for name in index["jpg name"].to_pylist()]
+        self.ids: list[str] = (
+            index["id"].to_pylist()
+            if dataset.is_adopted
+            else [name[:-4] for name in index["jpg name"].to_pylist()]
+        )
         self._at = {
             column: index[column].to_numpy()
             for column in ("jpg offset", "jpg size", "cls offset", "cls size")
@@ -109,15 +127,26 @@ class Samples:
         """A photo's JPEG bytes: (size,) uint8."""
         return self._part("jpg", index)
 
-    def count(self, index: int) -> int:
-        """The number of items in the bin. Raises `WorkError` where it is none any more."""
-        text = self._part("cls", index).tobytes()
-        if not text.isdigit():
+    def label(self, index: int) -> int | str:
+        """The number of items in the bin, or a name. Raises `WorkError` where it is none any
+        more."""
+        try:
+            label = read_label(self._part("cls", index).tobytes(), self._rule)
+        except ValueError as error:
+            raise WorkError(
+                f"{self.where(index)}: its label {error}; it was one when it was written: "
+                "`bintally verify` lists all damage"
+            ) from error
+        if self._counted and not isinstance(label, int):
             raise WorkError(
                 f"{self.where(index)}: its count is no number; it was one when it was written: "
                 "`bintally verify` lists all damage"
             )
-        return int(text)
+        return label if self._counted else str(label)
+
+    def count(self, index: int) -> int:
+        """The number of items in the bin, where labels are counts."""
+        return int(self.label(index))
 
     def where(self, index: int) -> str:
         """How an error names a sample."""
@@ -129,35 +158,38 @@ class Samples:
         at_end = index + 1 == len(self) or self.shards[index + 1] != shard
         return int(self.shards.searchsorted(shard)) if at_end else index + 1
 
-    def labels(
-        self, indices: Sequence[int] | NDArray[np.int64], classes: Sequence[int]
-    ) -> list[int]:
+    def labels(self, indices: Sequence[int] | NDArray[np.int64], classes: Classes) -> list[int]:
         """Class indices of samples: which of `classes` each count is.
 
         Raises `WorkError` for a count that is none of them.
         """
-        index_of = {count: i for i, count in enumerate(classes)}
+        names: Sequence[int | str] = classes
+        index_of = {name: i for i, name in enumerate(names)}
         labels = []
         for index in indices:
-            count = self.count(int(index))
-            if count not in index_of:
+            label = self.label(int(index))
+            number = class_of(label, index_of)
+            if number is None:
                 raise WorkError(
-                    f"{self.where(int(index))}: its count {count} is none of the classes "
+                    f"{self.where(int(index))}: its count {label} is none of the classes "
                     f"{classes[0]} to {classes[-1]}"
                 )
-            labels.append(index_of[count])
+            labels.append(number)
         return labels
 
-    def all_labels(self, classes: Sequence[int]) -> NDArray[np.int64]:
+    def all_labels(self, classes: Classes) -> NDArray[np.int64]:
         """(samples,) every sample's class index, by the dataset's catalog: no shard is read.
 
         Raises `WorkError` as `labels` does, and for a catalog that lacks a sample.
         """
         import numpy as np
 
+        if not self._counted:
+            # By the tars, until all labels are read from the catalog's column.
+            return np.array(self.labels(range(len(self)), classes), np.int64)
         counts = self._all_counts()
-        table = np.full(max(counts.max(initial=0), *classes) + 1, -1)
-        table[list(classes)] = np.arange(len(classes))
+        table = np.full(max(counts.max(initial=0), *map(int, classes)) + 1, -1)
+        table[[int(count) for count in classes]] = np.arange(len(classes))
         labels: NDArray[np.int64] = table[counts]
         if (labels < 0).any():
             self.labels([int(np.argmin(labels))], classes)
@@ -184,7 +216,7 @@ class Samples:
         import numpy as np
 
         table = select(self._catalog(None), where)
-        counts = table["count"].value_counts().to_pylist()
+        counts = table["count" if self._counted else "label"].value_counts().to_pylist()
         return np.sort(self._rows_of(table)), {str(c["values"]): c["counts"] for c in counts}
 
     def _catalog(self, columns: list[str] | None) -> pa.Table:
@@ -267,6 +299,31 @@ def _read_indexes(place: Place, shards: Sequence[Shard]) -> pa.Table:
             except ValueError as error:
                 raise _bad_index(place, shard, error) from error
         raise
+
+
+def _read_adopted(place: Place, dataset: Dataset, shards: Sequence[Shard]) -> pa.Table:
+    """The lines of all indexes of tars that others wrote, with the columns that are used."""
+    import pyarrow as pa
+
+    rows = []
+    for shard in shards:
+        try:
+            samples = parse_index(place.get(shard.index))
+            if len(samples) != shard.samples:
+                raise ValueError(f"is not the index of {shard.samples:,} samples")
+            for sample in samples:
+                photo = photo_component(sample.components)
+                label = label_component(sample.components, dataset.label)
+                if photo is None or label is None:
+                    raise ValueError(f"sample {sample.id} lacks its photo or label")
+                row = [dataset.sample_id(shard, sample.id), photo.offset, photo.size]
+                rows.append((*row, label.offset, label.size))
+        except (OSError, ValueError) as error:
+            raise _bad_index(place, shard, error) from error
+    names = ["id", "jpg offset", "jpg size", "cls offset", "cls size"]
+    types = [pa.string(), *[pa.int64()] * 4]
+    columns = [*zip(*rows, strict=True)] or [()] * 5
+    return pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
 
 
 def _bad_index(place: Place, shard: Shard, reason: Exception) -> WorkError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
 from bintally.loading.engine import DecodeError, Engine, first_undecodable
@@ -43,7 +44,7 @@ class Batch:
 
 def load(
     samples: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     engine: Engine,
     order: Iterable[Indices],
     flips: Callable[[Indices], NDArray[np.bool_]] | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
@@ -34,7 +35,7 @@ class EpochLoader:
     def __init__(
         self,
         samples: Samples,
-        classes: Sequence[int],
+        classes: Classes,
         engine: Engine,
         order: Order,
         on_bad_sample: OnBadSample = "stop",
