@@ -31,7 +31,7 @@ from bintally.storage.lease import Lease
 from bintally.storage.opening import take_lease
 from bintally.storage.place import Entry, Place
 from bintally.terminal.progress import Progress
-from sharding.adopted_tar import AdoptedTar, AdoptJob
+from sharding.adoption.adopted_tar import AdoptedTar, AdoptJob
 from sharding.destination import is_index_of, is_record, overlap
 from sharding.distribute import Distributor
 

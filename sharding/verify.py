@@ -28,8 +28,8 @@ from bintally.dataset.manifest import (
 from bintally.dataset.photo import BadPhoto, check_photo
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress
+from sharding.adoption.foreign_tar import sample_span, walk_tar
 from sharding.destination import is_record
-from sharding.foreign_tar import sample_span, walk_tar
 
 __all__ = ["verify"]
 
@@ -115,10 +115,12 @@ def _verify_shard(
         ]
 
     samples: list[IndexedSample] = []
+    readable = True
     try:
         samples = _listed(data, index) if dataset.is_adopted else list(_walk(data))
     except (tarfile.TarError, ValueError) as error:
         damage.append(f"{shard.path}: cannot be read as a tar of samples: {error}")
+        readable = False
     if len(samples) != shard.samples:
         damage.append(f"{shard.path}: holds {len(samples)} samples, not {shard.samples}")
     labels = []
@@ -133,7 +135,7 @@ def _verify_shard(
 
     if complaint is not None:
         damage.append(f"{shard.index}: {complaint}")
-    elif samples and index != samples:
+    elif readable and index != samples:
         damage.append(f"{shard.index}: does not say what {shard.path} holds")
     return labels, damage
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 __all__ = ["Component", "IndexedSample", "format_index", "parse_index", "split_name"]
 
 INDEX_VERSION = "v1.2"
-NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.(.+)", re.DOTALL)
+NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 """A sample's key, folders included, ends at the first dot of the file's own name."""
 
 
@@ -41,9 +41,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     """The key of the sample that a tar's file belongs to, and the file's extension, as WebDataset
     has them; None for a name that makes it none of a sample's (`README`, `.hidden.jpg`)."""
     match = NAME.fullmatch(name.removeprefix("./"))
-    if match is None or "/" in match[2]:
-        return None
-    return match[1], match[2]
+    return None if match is None else (match[1], match[2])
 
 
 def format_index(samples: Sequence[IndexedSample]) -> bytes:

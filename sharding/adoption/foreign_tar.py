@@ -19,6 +19,8 @@ __all__ = ["BadTar", "TarSample", "sample_span", "walk_tar"]
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 2**20
+CUT = ("empty file", "empty header", "truncated header", "unexpected end of data")
+"""What tarfile says of a tar that ends too soon."""
 
 
 class BadTar(ValueError):
@@ -117,6 +119,8 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         first = file.read(16)
         if end == 0 and first.startswith(b"\x1f\x8b"):
             raise BadTar(f"{what_is(first)}: no index can point into it; unpack it") from error
+        if str(error) in CUT:
+            raise BadTar(f"cut short at byte {size:,} ({error})") from error
         raise BadTar(f"no tar from byte {end:,} on ({error})") from error
     _check_end(file, end, size)
 

@@ -18,7 +18,7 @@ from bintally.errors import WorkError
 from bintally.storage.folder import Folder
 from bintally.storage.place import Entry, Place
 from bintally.storage.s3.prefix import S3Prefix
-from sharding.foreign_tar import BadTar, TarSample, sample_span, walk_tar
+from sharding.adoption.foreign_tar import BadTar, TarSample, sample_span, walk_tar
 from sharding.shard import MAX_BYTES
 
 __all__ = ["AdoptJob", "AdoptedSample", "AdoptedTar", "judge_sample"]
