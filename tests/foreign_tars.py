@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from bintally.loading.loader import Loader
 from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from sharding.adopt import Adoption, adopt
 from sharding.distribute import Processes
+from sharding.verify import verify
 
 COLOURS = {"amber": (240, 170, 20), "blue": (20, 60, 220), "class 207": (120, 120, 120)}
 
@@ -108,3 +110,17 @@ def adopted(tars: Path | str, output: Path | str | None = None, label: str = "cl
 def reasons(adoption: Adoption) -> dict[str, Any]:
     """Why samples are put aside, by id."""
     return {row.id: row.reason for row in adoption.quarantined}
+
+
+def loader(place: Path | str, **more: Any) -> Loader:
+    settings: dict[str, Any] = {"batch_size": 8, "image_size": 32, "device": "cpu", "engine": "cpu"}
+    return Loader(str(place), **settings | more)
+
+
+def taken(of: Loader) -> list[tuple[list[str], list[int]]]:
+    """Ids and labels of an epoch's batches."""
+    return [([*batch.ids], batch.labels.tolist()) for batch in of]
+
+
+def faults(place: Path | str) -> list[str]:
+    return verify(open_place(place), decode=True)[1]

@@ -177,7 +177,8 @@ def read_dataset(place: Place | str | PathLike[str]) -> Dataset:
             raise UsageError(f"{place}: empty; there is no dataset here") from None
         raise WorkError(
             f"{place}: no {DATASET}, so this is no complete dataset; "
-            "run the `bintally build` that makes it, again if it was interrupted"
+            "run the `bintally build` that makes it, again if it was interrupted, or for tars that "
+            "others wrote `bintally adopt`"
         ) from None
     try:
         return Dataset.from_json(data)

@@ -13,17 +13,17 @@ from bintally.dataset.catalog import parse_catalog
 from bintally.dataset.index import parse_index
 from bintally.dataset.manifest import read_dataset
 from bintally.errors import UsageError, WorkError
-from bintally.loading.loader import Loader
 from bintally.storage.opening import open_place
 from sharding.report.page import write_report
-from sharding.verify import verify
 from tests.conftest import Command, contents, copy
 from tests.foreign_tars import (
     COLOURS,
     adopted,
+    faults,
+    loader,
     photo,
-    reasons,
     sample,
+    taken,
     tar_of,
     write_as_img2dataset,
     write_with_webdataset,
@@ -42,20 +42,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tars(written: Path, tmp_path: Path) -> Path:
     """A copy of them."""
     return Path(shutil.copytree(written, tmp_path / "tars"))
-
-
-def loader(place: Path | str, **more: Any) -> Loader:
-    settings: dict[str, Any] = {"batch_size": 8, "image_size": 32, "device": "cpu", "engine": "cpu"}
-    return Loader(str(place), **settings | more)
-
-
-def taken(of: Loader) -> list[tuple[list[str], list[int]]]:
-    """Ids and labels of an epoch's batches."""
-    return [([*batch.ids], batch.labels.tolist()) for batch in of]
-
-
-def faults(place: Path | str) -> list[str]:
-    return verify(open_place(place), decode=True)[1]
 
 
 def test_shards_of_webdataset_are_read_in_order_and_resumed_and_not_touched(tars: Path) -> None:
@@ -114,6 +100,9 @@ def test_the_output_of_img2dataset_is_adopted_with_names_beside_or_apart(tmp_pat
         opened = loader(place, batch_size=4)
         for ids, labels in taken(opened):
             assert [opened.classes[label] for label in labels] == [known[id_] for id_ in ids]
+    blue = loader(apart, split="train", where='label == "blue"', batch_size=1)
+    assert {known[ids[0]] for ids, _ in taken(blue)} == {"blue"}
+    assert len(blue) == 6
     assert adopted(tars, tmp_path / "captions", "txt").dataset.classes == sorted(
         f"a photo of {name}" for name in COLOURS
     )
@@ -124,6 +113,32 @@ def test_the_output_of_img2dataset_is_adopted_with_names_beside_or_apart(tmp_pat
     shutil.move(tmp_path / "elsewhere/laion", tmp_path / "gone")
     with pytest.raises(UsageError, match=r"its tars are to be in .*`bintally adopt TARS --output"):
         loader(tmp_path / "elsewhere/index/laion")
+
+
+def test_dalis_reader_takes_the_indexes_that_are_as_its_own_tool_makes_them(tars: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    wds2idx = pytest.importorskip("wds2idx")
+    from nvidia.dali import fn, pipeline_def
+
+    paths = sorted(tars.glob("*.tar"))
+    for path in paths[:3]:
+        with wds2idx.IndexCreator(str(path), str(path.with_suffix(".idx")), verbose=False) as made:
+            made.create_index()
+    # So what that tool has left beside tars is in nobody's way.
+    adopted(tars)
+    indexes = [str(path.with_suffix(".idx")) for path in paths]
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def pipeline() -> Any:
+        outputs: Any = fn.readers.webdataset(
+            paths=[*map(str, paths)], index_paths=indexes, ext=["jpg", "cls"]
+        )
+        return tuple(outputs)
+
+    reader = pipeline()
+    for number in range(100):
+        jpg, cls = (output.at(0).tobytes() for output in reader.run())
+        assert (jpg, cls) == (photo(number), b"%d" % (number % 4))
 
 
 def test_folders_named_so_are_splits(tmp_path: Path) -> None:
@@ -138,48 +153,6 @@ def test_folders_named_so_are_splits(tmp_path: Path) -> None:
         "test": ["x/test/a.tar"],
     }
     assert faults(tmp_path / "tars") == []
-
-
-def test_what_cannot_be_used_is_named_with_a_reason_and_left_out(tmp_path: Path) -> None:
-    good = sample("dir/good", 1, extension="JPEG")
-    files = [
-        *sample("a", 0).items(),
-        ("README", b"hello"),
-        *sample("./a", 5).items(),
-        ("._b.jpg", b"a Mac's"),
-        ("unlabelled.jpg", photo(2)),
-        ("photoless.cls", b"1"),
-        ("empty.jpg", photo(3)),
-        ("empty.cls", b" \n"),
-        ("png.jpg", b"\x89PNG\r\n\x1a\n" + bytes(50)),
-        ("png.cls", b"1"),
-        *sample("with space", 4).items(),
-        ("cut.jpg", photo(6)[:-200]),
-        ("cut.cls", b"1"),
-        ("both.jpg", photo(7)),
-        ("both.jpeg", photo(7)),
-        ("both.cls", b"1"),
-        *good.items(),
-    ]
-    (tmp_path / "x.tar").write_bytes(tar_of(files))
-    adoption = adopted(tmp_path)
-    found = reasons(adoption)
-    assert {id_: reason.removeprefix("x.tar: ") for id_, reason in found.items()} == {
-        "a#2": "its key comes earlier in the tar",
-        "README": "its name is not KEY.EXTENSION, as of a sample's file",
-        "._b.jpg": "its name is not KEY.EXTENSION, as of a sample's file",
-        "unlabelled": "has no .cls with its label (jpg is all it has)",
-        "photoless": "has no .jpg or .jpeg (cls is all it has)",
-        "empty": "its .cls is empty",
-        "png": "photo is a PNG, not a JPEG",
-        "with space": "its name holds white space, which an index cannot",
-        "cut": found["cut"].removeprefix("x.tar: "),
-        "both": "has both a .jpg and a .jpeg",
-    }
-    assert "photo does not decode" in found["cut"]
-    assert adoption.dataset.splits["train"].samples == 2
-    assert [*taken(loader(tmp_path, batch_size=2))[0][0]] in (["a", "dir/good"], ["dir/good", "a"])
-    assert faults(tmp_path) == []
 
 
 def test_keys_that_several_tars_have_are_told_apart_by_the_tars(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.counter import Counter
 from bintally.counting.decision import Answer, decide
 from bintally.dataset.labels import are_counts
-from bintally.dataset.manifest import read_dataset
+from bintally.dataset.manifest import open_tars, read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache, shard_cache
 from bintally.dataset.shard_files import WINDOWS_HELD
@@ -76,7 +76,7 @@ def _open_samples(source: SplitPhotos) -> Samples:
     place = open_place(source.url)
     dataset = read_dataset(place)
     kept = shard_cache(source.cache, source.cache_gib)
-    if kept is not None or isinstance(place, Folder):
+    if kept is not None or isinstance(open_tars(place, dataset), Folder):
         return Samples(place, dataset, source.split, kept)
     # Every shard is read once, so that a few of them at a time are enough.
     folder = Path(tempfile.mkdtemp(prefix="bintally-"))
