@@ -166,7 +166,7 @@ class FitConfig:
             return
         why = f"needs counts, and the classes of {self.shards} are names"
         if self.loss == "ordinal":
-            raise UsageError(f"--loss ordinal: {why}; leave it out, for cross-entropy")
+            raise UsageError(f"--loss ordinal: {why}; choose --loss cross-entropy")
         if self.best_metric in NEEDS_COUNTS:
             raise UsageError(f"--best-metric {self.best_metric}: {why}; choose accuracy or loss")
 
