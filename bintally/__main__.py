@@ -15,7 +15,7 @@ from bintally.errors import UsageError
 from bintally.terminal.command import main, run_command
 
 STAGES = {
-    "sharding": ("synthesize", "build", "verify", "report"),
+    "sharding": ("synthesize", "build", "adopt", "verify", "report"),
     "training": ("fit", "evaluate", "predict", "export"),
     "tuning": ("search", "submit"),
     "serving": ("serve",),

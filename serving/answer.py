@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bintally.counting.decision import Answer, Scores, decide
+from bintally.dataset.labels import Classes
 
 __all__ = ["SURE", "Counted", "check_quantity", "make_answer"]
 
@@ -17,8 +17,8 @@ class Counted:
 
     model: str
     """sha256 of the checkpoint that counted it."""
-    classes: list[int]
-    """Class i is the count `classes[i]`."""
+    classes: Classes
+    """Class i is the count, or name, `classes[i]`."""
     rows: list[Scores]
     """One for each photo."""
 
@@ -28,7 +28,7 @@ SURE = 0.8
 
 
 def make_answer(
-    probabilities: list[float], classes: Sequence[int], expected_quantity: int | None
+    probabilities: list[float], classes: Classes, expected_quantity: int | None
 ) -> dict[str, Any]:
     """What `Answer` holds; with a quantity to compare with, what `check_quantity` says, too."""
     answer = decide(probabilities, classes)
@@ -42,8 +42,8 @@ def check_quantity(answer: Answer, expected_quantity: int) -> dict[str, Any]:
 
     `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability
     that this is right, `verdict_confidence`, is at least `SURE`, and `unsure` elsewhere. Of a
-    quantity that is none of its classes a model knows nothing: `matches` and the confidence are
-    None then.
+    quantity that is none of its classes a model knows nothing, nor where they are names: `matches`
+    and the confidence are None then.
     """
     checked: dict[str, Any] = {"expected_quantity": expected_quantity}
     if expected_quantity not in answer.probabilities:

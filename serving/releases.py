@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bintally.dataset.labels import Classes
 from bintally.errors import UsageError
 from bintally.storage.folder import write_atomically
 
@@ -28,7 +29,7 @@ class Release:
     """A checkpoint that was found to work."""
 
     sha256: str
-    classes: list[int]
+    classes: Classes
     file: str
     """Name of the copy in the folder."""
 

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from bintally.dataset.labels import are_counts
 from bintally.errors import UsageError, WorkError
 from bintally.machine import open_files_limit
 from bintally.terminal.progress import say
@@ -200,9 +201,11 @@ async def _run(
     service.metrics.serve(release.sha256)
     if service.state == "starting":
         service.state = "ready"
-        classes = f"{release.classes[0]} to {release.classes[-1]}"
+        counts = f"counts {release.classes[0]} to {release.classes[-1]}"
+        if not are_counts(release.classes):
+            counts = f"{len(release.classes):,} classes with names"
         say(
-            f"ready on {url}: counts {classes}, checkpoint {release.sha256[:12]}, replicas "
+            f"ready on {url}: {counts}, checkpoint {release.sha256[:12]}, replicas "
             f"{shape.least}" + (f" to {shape.most}" if shape.most > shape.least else "")
         )
     heard = time.monotonic()

@@ -145,7 +145,7 @@ class Service:
                 self.metrics.photos.labels("failed" if answer.status >= 500 else "refused").inc()
                 continue
             self.metrics.photos.labels("counted").inc()
-            self.metrics.counts.labels(str(answer["count"])).inc()
+            self.metrics.counts.labels(str(answer.get("count", answer.get("label")))).inc()
             self.metrics.confidence.observe(answer["confidence"])
             if "verdict" in answer:
                 self.metrics.verdicts.labels(answer["verdict"]).inc()

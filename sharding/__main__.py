@@ -1,4 +1,5 @@
-"""The commands of stage 1: `bintally synthesize|build|verify|report`, or `python -m sharding …`."""
+"""The commands of stage 1: `bintally synthesize|build|adopt|verify|report`,
+or `python -m sharding …`."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ from bintally.terminal.command import main
 from sharding.planning.plan import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bintally.dataset.catalog import CatalogRow
+    from sharding.adopt import Adoption
     from sharding.build import Result
 
 Places = Annotated[str, tyro.conf.arg(metavar="PLACE")]
@@ -125,6 +130,62 @@ def _print_summary(output: str, result: Result) -> None:
 
 
 @dataclass
+class Adopt:
+    """Make tars that others wrote a dataset, rewriting and copying none of them.
+
+    Folders called train, validation (or val) and test are the splits; all other tars are train.
+    Each sample needs a .jpg or .jpeg and a label, a count or a name. What cannot be used is left
+    out, and named in catalog.parquet. Called again, it follows tars that have come or changed.
+    """
+
+    place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
+    """The tars: a folder or s3://bucket/prefix."""
+    label: str = "cls"
+    """Where a sample's label is: cls or txt, its file of that extension, or json:KEY, that key of
+    its JSON (json:a.b is inside a)."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="DEST")] = None
+    """Where dataset.json, catalog and indexes go, which then point at the tars. If not given,
+    beside them."""
+
+    def execute(self) -> int:
+        import gc
+
+        from bintally.storage.opening import open_place
+        from sharding.adopt import adopt
+        from sharding.distribute import Processes
+
+        gc.disable()  # As in `build`.
+        adoption = adopt(
+            open_place(self.place),
+            None if self.output is None else open_place(self.output),
+            self.label,
+            distributor=Processes(num_cores()),
+        )
+        _print_adoption(self.output or self.place, adoption)
+        return 0
+
+
+def _print_adoption(place: str, adoption: Adoption) -> None:
+    dataset = adoption.dataset
+    print(f"{place}: was complete already; nothing written" if adoption.was_complete else place)
+    for name, split in dataset.splits.items():
+        print(f"  {name:<10} {split.samples:>9,} samples in {len(split.shards):,} shards")
+    first, last = dataset.classes[0], dataset.classes[-1]
+    kind = "names" if isinstance(first, str) else "counts"
+    print(f"  {len(dataset.classes):,} classes, {kind} from {first} to {last}")
+    _print_quarantined(adoption.quarantined)
+
+
+def _print_quarantined(rows: Sequence[CatalogRow]) -> None:
+    if rows:
+        print(f"  {'quarantined':<15} {len(rows):>9,}")
+    for row in rows[:10]:
+        print(f"    {row.id}: {row.reason}")
+    if len(rows) > 10:
+        print(f"    and {len(rows) - 10:,} more, in catalog.parquet")
+
+
+@dataclass
 class Verify:
     """Read every byte of a dataset and name whatever is not as it was written (exit 1)."""
 
@@ -172,7 +233,7 @@ class Report:
         return 0
 
 
-COMMANDS = Synthesize | Build | Verify | Report
+COMMANDS = Synthesize | Build | Adopt | Verify | Report
 
 if __name__ == "__main__":
     sys.exit(

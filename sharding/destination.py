@@ -34,9 +34,11 @@ __all__ = [
     "Found",
     "Identity",
     "discard",
+    "is_index_of",
     "is_own",
     "is_record",
     "look",
+    "overlap",
     "refuse_foreign_names",
     "refuse_overlap",
     "tidy",
@@ -128,10 +130,15 @@ def is_record(path: str) -> bool:
     return is_own(path) and path.startswith(f"{RECORDS}/")
 
 
+def overlap(a: Place, b: Place) -> bool:
+    """Whether one of two places contains the other."""
+    return _contains(a, b) or _contains(b, a)
+
+
 def refuse_overlap(source: Place, destination: Place) -> None:
     """Raises `UsageError` if one of the two places contains the other."""
     if any(
-        _contains(a, b) or _contains(b, a)
+        overlap(a, b)
         for a in _roots(source, (IMAGES, METADATA))
         for b in _roots(destination, (*SPLITS, RECORDS))
     ):
@@ -180,7 +187,7 @@ def look(destination: Place, connections: int) -> Found:
         if path.endswith(".tar"):
             known = any(shard.bytes == size for shard in recorded[path])
         elif path.endswith(".idx"):
-            known = any(_is_index(contents[path], shard) for shard in recorded[path])
+            known = any(is_index_of(contents[path], shard) for shard in recorded[path])
         else:
             known = path != CATALOG or found.identity is not None or DISCARDED in sizes
         if not known:
@@ -246,7 +253,8 @@ def _refuse(destination: Place, path: str) -> NoReturn:
     )
 
 
-def _is_index(data: bytes, shard: Shard) -> bool:
+def is_index_of(data: bytes, shard: Shard) -> bool:
+    """Whether bytes may be the index of a shard."""
     try:
         return len(parse_index(data)) == shard.samples
     except ValueError:

@@ -24,7 +24,7 @@ from sharding.source.metadata import parse_metadata
 from sharding.tar import TarBuilder
 from sharding.threads import map_in_threads
 
-__all__ = ["RECORDS", "ShardJob", "ShardRecord", "Written", "record_path"]
+__all__ = ["MAX_BYTES", "RECORDS", "ShardJob", "ShardRecord", "Written", "record_path"]
 
 RECORDS = ".build"
 """Where an unfinished build keeps what it needs to go on; gone when the dataset is complete."""

@@ -1,4 +1,7 @@
-"""Is a dataset what its build wrote? Every byte is read; nothing that is wrong goes unnamed."""
+"""Is a dataset what its build wrote? Every byte is read; nothing that is wrong goes unnamed.
+
+Of tars that others wrote, the samples are those of the index, each of which has to lie in the tar.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,24 @@ import tarfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from tarfile import BLOCKSIZE
+from functools import partial
 
 from bintally.dataset.catalog import CatalogRow, parse_catalog
 from bintally.dataset.index import Component, IndexedSample, format_index, parse_index
-from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, read_dataset
+from bintally.dataset.labels import label_component, photo_component, read_label
+from bintally.dataset.manifest import (
+    CATALOG,
+    DATASET,
+    SPLITS,
+    Dataset,
+    Shard,
+    open_tars,
+    read_dataset,
+)
 from bintally.dataset.photo import BadPhoto, check_photo
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress
+from sharding.adoption.foreign_tar import sample_span, walk_tar
 from sharding.destination import is_record
 
 __all__ = ["verify"]
@@ -28,12 +41,14 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
     `read_dataset` does where there is no complete dataset.
     """
     dataset = read_dataset(place)
+    tars = open_tars(place, dataset)
     damage = [f"{DATASET}: {complaint}" for complaint in _contradictions(dataset)]
     shards = [(name, shard) for name, split in dataset.splits.items() for shard in split.shards]
     known = {DATASET, CATALOG, *(path for _, s in shards for path in (s.path, s.index))}
+    # What lies beside the tars of others is theirs.
     damage += [
         f"{entry.path}: is no part of the dataset"
-        for entry in place.entries()
+        for entry in (() if dataset.is_adopted and tars is place else place.entries())
         # What a build that was killed at its very end had no time to remove is no damage.
         if entry.path not in known and not is_record(entry.path)
     ]
@@ -53,10 +68,11 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
         if row.shard is not None:
             listed[row.shard][row.id] = row
     seen: Counter[str] = Counter()
+    verify_shard = partial(_verify_shard, place, tars, dataset, decode)
     with Progress("verify", sum(s.samples for _, s in shards), "samples") as progress:
         for name, shard in shards:
             own = listed.pop(shard.path, {})
-            samples, found = _verify_shard(place, shard, own, decode)
+            samples, found = verify_shard(shard, own)
             damage += found
             seen.update(id_ for id_, _ in samples)
             if rows is not None:
@@ -68,49 +84,90 @@ def verify(place: Place, *, decode: bool) -> tuple[Dataset, list[str]]:
 
 
 def _verify_shard(
-    place: Place, shard: Shard, rows: Mapping[str, CatalogRow], decode: bool
-) -> tuple[Sequence[tuple[str, bytes]], list[str]]:
-    """The id and `.cls` of each sample that a shard's tar holds, and what is wrong with the tar and
+    place: Place,
+    tars: Place,
+    dataset: Dataset,
+    decode: bool,
+    shard: Shard,
+    rows: Mapping[str, CatalogRow],
+) -> tuple[Sequence[tuple[str, str]], list[str]]:
+    """The id and label of each sample that a shard's tar holds, and what is wrong with the tar and
     its index."""
     damage = []
     try:
-        data = place.get(shard.path)
+        data = tars.get(shard.path)
     except FileNotFoundError:
         return [], [f"{shard.path}: missing"]
     index, complaint = _read_index(place, shard)
-    if len(data) != shard.bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
+    whole = len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256
+    if not whole:
         what = "its sha256 is not the one in dataset.json"
         if len(data) != shard.bytes:
             what = f"has {len(data):,} bytes, not {shard.bytes:,}"
         damage.append(f"{shard.path}: {what}")
+    if not whole or dataset.is_adopted:
+        # In a whole tar of others, the index may still be of other samples.
+        named = ((dataset.sample_id(shard, sample.id), sample) for sample in index)
         damage += [
-            f"{shard.path}: sample {sample.id}: its bytes are not those that were written"
-            for sample in index
-            if sample.id in rows and _crc32(data, sample) != rows[sample.id].crc32
+            f"{shard.path}: sample {id_}: its bytes are not those that were written"
+            for id_, sample in named
+            if id_ in rows and _crc32(data, sample) != rows[id_].crc32
         ]
 
     samples: list[IndexedSample] = []
+    readable = True
     try:
-        samples = list(_walk(data))
+        samples = _listed(data, index) if dataset.is_adopted else list(_walk(data))
     except (tarfile.TarError, ValueError) as error:
         damage.append(f"{shard.path}: cannot be read as a tar of samples: {error}")
+        readable = False
     if len(samples) != shard.samples:
         damage.append(f"{shard.path}: holds {len(samples)} samples, not {shard.samples}")
-    counts = Counter(_bytes(data, s, "cls") for s in samples)
-    if samples and {c.encode(): n for c, n in shard.class_counts.items() if n} != counts:
+    labels = []
+    for sample in samples:
+        id_ = dataset.sample_id(shard, sample.id)
+        label, complaints = _judge(data, sample, dataset.label, decode)
+        labels.append((id_, label))
+        damage += [f"{shard.path}: sample {id_}: {complaint}" for complaint in complaints]
+    counts = Counter(label for _, label in labels)
+    if samples and {c: n for c, n in shard.class_counts.items() if n} != counts:
         damage.append(f"{shard.path}: its counts by class are not those in {DATASET}")
-    if decode:
-        for sample in samples:
-            try:
-                check_photo(_bytes(data, sample, "jpg"))
-            except BadPhoto as error:
-                damage.append(f"{shard.path}: sample {sample.id}: {error}")
 
     if complaint is not None:
         damage.append(f"{shard.index}: {complaint}")
-    elif samples and index != samples:
+    elif readable and index != samples:
         damage.append(f"{shard.index}: does not say what {shard.path} holds")
-    return [(sample.id, _bytes(data, sample, "cls")) for sample in samples], damage
+    return labels, damage
+
+
+def _listed(data: bytes, index: Sequence[IndexedSample]) -> list[IndexedSample]:
+    """Those samples of an index that a tar of others holds, exactly so."""
+    there = {
+        found.key: found.indexed for found in walk_tar(io.BytesIO(data)) if found.complaint is None
+    }
+    return [sample for sample in index if there.get(sample.id) == sample]
+
+
+def _judge(
+    data: bytes, sample: IndexedSample, rule: str, decode: bool
+) -> tuple[str, Sequence[str]]:
+    """A sample's label as text, and what is wrong with its files."""
+    complaints = []
+    label = ""
+    try:
+        holder, photo = label_component(sample.components, rule), photo_component(sample.components)
+        if holder is None or photo is None:
+            return "", ["has no photo, or no label"]
+        label = str(read_label(_bytes(data, holder), rule))
+    except ValueError as error:
+        complaints.append(f"its label {error}")
+    else:
+        if decode:
+            try:
+                check_photo(_bytes(data, photo))
+            except BadPhoto as error:
+                complaints.append(str(error))
+    return label, complaints
 
 
 def _read_index(place: Place, shard: Shard) -> tuple[Sequence[IndexedSample], str | None]:
@@ -129,9 +186,8 @@ def _read_index(place: Place, shard: Shard) -> tuple[Sequence[IndexedSample], st
 
 def _crc32(data: bytes, sample: IndexedSample) -> int:
     """Of a sample's part of a tar, from its first header to its last padding."""
-    first, last = sample.components[0], sample.components[-1]
-    end = last.offset + last.size
-    return zlib.crc32(data[first.offset - BLOCKSIZE : end + -end % BLOCKSIZE])
+    begin, end = sample_span(sample.components)
+    return zlib.crc32(data[begin:end])
 
 
 def _walk(data: bytes) -> Iterator[IndexedSample]:
@@ -148,22 +204,21 @@ def _walk(data: bytes) -> Iterator[IndexedSample]:
         yield IndexedSample(stems.pop(), parts)
 
 
-def _bytes(data: bytes, sample: IndexedSample, extension: str) -> bytes:
-    part = sample[extension]
+def _bytes(data: bytes, part: Component) -> bytes:
     return data[part.offset : part.offset + part.size]
 
 
 def _compare_rows(
-    split: str, shard: Shard, samples: Sequence[tuple[str, bytes]], rows: Mapping[str, CatalogRow]
+    split: str, shard: Shard, samples: Sequence[tuple[str, str]], rows: Mapping[str, CatalogRow]
 ) -> Iterator[str]:
     """Where the catalog and a shard's tar disagree."""
-    for position, (id_, count) in enumerate(samples):
+    for position, (id_, label) in enumerate(samples):
         row = rows.get(id_)
         if row is None:
             yield f"{shard.path}: sample {id_}: {CATALOG} does not place it here"
         elif (row.status, row.split, row.position) != ("sharded", split, position):
             yield f"{shard.path}: sample {id_}: {CATALOG} places it elsewhere"
-        elif str(row.count).encode() != count:
+        elif label != (str(row.count) if row.label is None else row.label):
             yield f"{shard.path}: sample {id_}: {CATALOG} gives it another count"
     for id_ in rows.keys() - {id_ for id_, _ in samples}:
         yield f"{shard.path}: sample {id_}: is in {CATALOG} and not in the tar"

@@ -111,15 +111,32 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(f"{summary['samples']:,} photos of the {summary['split']} split, each counted once")
     if summary["left_out"]:
         print(f"{summary['left_out']:,} do not decode, and are left out of all metrics")
-    print(f"{'':<12}{'model':>9}{'always ' + str(baseline['count']):>12}")
-    for name, title in (("accuracy", "accuracy"), ("within_one", "within one")):
-        print(f"{title:<12}{summary[name]:>9.2%}{baseline[name]:>12.2%}")
-    for name, title in (("rmse", "RMSE"), ("mae", "MAE")):
-        print(f"{title:<12}{summary[name]:>9.3f}{baseline[name]:>12.3f}")
-    print("confusion matrix (rows: true count, columns: answer)")
-    print("      " + "".join(f"{count:>6}" for count in summary["classes"]))
-    for count, row in zip(summary["classes"], summary["confusion_matrix"], strict=True):
-        print(f"{count:>6}" + "".join(f"{n:>6}" for n in row))
+    always = f"always {baseline['count']}"
+    width = max(12, len(always) + 1)
+    print(f"{'':<12}{'model':>9}{always:>{width}}")
+    rows = (
+        ("accuracy", "accuracy", ".2%"),
+        ("within_one", "within one", ".2%"),
+        ("rmse", "RMSE", ".3f"),
+        ("mae", "MAE", ".3f"),
+    )
+    for name, title, form in rows:
+        if summary[name] is None:
+            print(f"{title:<12}{'needs counts':>{9 + width}}")
+        else:
+            print(f"{title:<12}{summary[name]:>9{form}}{baseline[name]:>{width}{form}}")
+    classes = [str(name) for name in summary["classes"]]
+    if len(classes) > MOST_PRINTED:
+        return
+    print("confusion matrix (rows: true, columns: answer)")
+    width = max(6, *(len(name) + 1 for name in classes))
+    print(" " * width + "".join(f"{name:>{width}}" for name in classes))
+    for name, row in zip(classes, summary["confusion_matrix"], strict=True):
+        print(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row))
+
+
+MOST_PRINTED = 112
+"""Classes of a confusion matrix for a terminal: as many as ABID has counts."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+from bintally.dataset.labels import Classes, are_counts
 from bintally.errors import UsageError
 from bintally.options import (
     AugmentName,
@@ -16,9 +17,7 @@ from bintally.options import (
     PrecisionName,
     Trainable,
 )
-
-if TYPE_CHECKING:
-    pass
+from training.metrics import NEEDS_COUNTS
 
 __all__ = [
     "BalanceName",
@@ -55,7 +54,7 @@ class FitConfig:
     """Settings of `fit`."""
 
     shards: str
-    """The dataset that `bintally build` made: a folder, or s3://BUCKET/PREFIX."""
+    """The dataset that `bintally build` or `adopt` made: a folder, or s3://BUCKET/PREFIX."""
     run: Path
     """Folder of this run: checkpoints, metrics, report."""
     where: str | None = None
@@ -183,6 +182,16 @@ class FitConfig:
             )
         if self.freeze_epochs and self.trainable == "head":
             raise UsageError("--freeze-epochs: --trainable head keeps the backbone frozen anyway")
+
+    def check_classes(self, classes: Classes) -> None:
+        """Raises `UsageError` for what needs counts where a dataset's classes are names."""
+        if are_counts(classes):
+            return
+        why = f"needs counts, and the classes of {self.shards} are names"
+        if self.loss == "ordinal":
+            raise UsageError(f"--loss ordinal: {why}; choose --loss cross-entropy")
+        if self.best_metric in NEEDS_COUNTS:
+            raise UsageError(f"--best-metric {self.best_metric}: {why}; choose accuracy or loss")
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds it: plain types, and nothing of this machine's paths."""

@@ -6,7 +6,7 @@ of all metrics, and counted: nothing comes in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
 from bintally.loading.batches import Batch, load
@@ -44,7 +45,7 @@ class Evaluation:
     left_out: int = 0
     """Samples whose photos do not decode."""
 
-    def summarize(self, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
+    def summarize(self, classes: Classes, baseline_count: int | str) -> dict[str, Any]:
         """The metrics, as `evaluation.json` holds them."""
         matrix = confusion_matrix(self.labels, self.predicted, len(classes))
         summary = summarize_counts(matrix, classes, baseline_count)
@@ -60,7 +61,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     samples: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     engine: Engine,
     process: Process,
     *,

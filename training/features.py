@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
 from bintally.loading.augmentation import id_keys
@@ -98,7 +99,7 @@ def compute_features(
     folder: Path,
     backbone: nn.Module,
     samples: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     engine: Engine,
     process: Process,
     precision: torch.dtype,
@@ -259,7 +260,7 @@ def _compute(
     kept: _Kept,
     backbone: nn.Module,
     samples: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     engine: Engine,
     process: Process,
     precision: torch.dtype,

@@ -53,6 +53,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     with joined(config.device) as process, termination() as requested:
         place = open_place(config.shards)
         dataset = read_dataset(place)
+        config.check_classes(dataset.classes)
         cache = shard_cache(config.cache, config.cache_gib, config.downloads)
         train = Samples(place, dataset, "train", cache, config.where)
         validation = Samples(place, dataset, "validation", cache, config.where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bintally.counting.model import CountNet, build_model
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import shard_cache
@@ -40,7 +41,7 @@ class HeadData:
     """(shards,) samples of each shard of the train split."""
     validation: Features
     """The first view."""
-    classes: Sequence[int]
+    classes: Classes
     class_counts: Mapping[str, int]
     """Of the train split, by count."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 
 from bintally.counting.checkpoint import Checkpoint
 from bintally.counting.model import CountNet
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.loading.augmentation import Augmentation, mirrored
 from bintally.loading.batches import Batch
@@ -36,7 +37,7 @@ def make_order(
     config: FitConfig,
     earlier: Checkpoint | None,
     train: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     process: Process,
 ) -> TrainingOrder:
     """The order of a run, which keeps the lanes and windows that it was begun with.
@@ -90,7 +91,7 @@ class PhotoInputs:
         config: FitConfig,
         train: Samples,
         validation: Samples,
-        classes: Sequence[int],
+        classes: Classes,
         engine: Engine,
         order: TrainingOrder,
         process: Process,

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from bintally.counting.model import CountNet
+from bintally.dataset.labels import Classes
 from bintally.loading.batches import Batch
 from bintally.loading.order import step_seed
 from bintally.terminal.progress import Progress
@@ -88,7 +89,7 @@ class Loop:
         config: FitConfig,
         model: CountNet,
         inputs: Inputs,
-        classes: Sequence[int],
+        classes: Classes,
         class_counts: Mapping[str, int],
         process: Process,
         precision: torch.dtype,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bintally.dataset.labels import Classes
 from training.config import FitConfig
 
 __all__ = ["Loss", "class_weights", "make_loss", "targets"]
@@ -19,15 +20,15 @@ NEARNESS = 2.0
 """How fast an ordinal target falls off: by exp(-NEARNESS) with each item."""
 
 
-def targets(config: FitConfig, classes: Sequence[int]) -> Tensor:
+def targets(config: FitConfig, classes: Classes) -> Tensor:
     """What each label asks of the answer: (classes, classes) float32, rows adding up to 1.
 
     Plain cross-entropy asks for the label alone. `ordinal` gives each count a share that falls off
     exponentially with its distance from the label (Díaz and Marathe, Soft Labels for Ordinal
-    Regression, CVPR 2019). Label smoothing divides a share among all.
+    Regression, CVPR 2019); it needs counts. Label smoothing divides a share among all.
     """
-    counts = torch.tensor(classes, dtype=torch.float64)
     if config.loss == "ordinal":
+        counts = torch.tensor(classes, dtype=torch.float64)
         rows = torch.softmax(-NEARNESS * (counts[:, None] - counts[None, :]).abs(), dim=1)
     else:
         rows = torch.eye(len(classes), dtype=torch.float64)
@@ -35,7 +36,7 @@ def targets(config: FitConfig, classes: Sequence[int]) -> Tensor:
     return (rows * (1 - smoothing) + smoothing / len(classes)).float()
 
 
-def class_weights(class_counts: Mapping[str, int], classes: Sequence[int]) -> Tensor:
+def class_weights(class_counts: Mapping[str, int], classes: Classes) -> Tensor:
     """A weight for each class, so that all matter alike: (classes,) float32.
 
     Their mean over the samples is 1, so that a learning rate keeps its meaning. A class without
@@ -48,7 +49,7 @@ def class_weights(class_counts: Mapping[str, int], classes: Sequence[int]) -> Te
 
 def make_loss(
     config: FitConfig,
-    classes: Sequence[int],
+    classes: Classes,
     class_counts: Mapping[str, int],
     device: torch.device,
 ) -> Loss:

@@ -1,10 +1,15 @@
-"""What a set of predictions is worth: pure functions of counts and predicted counts."""
+"""What a set of predictions is worth: pure functions of counts and predicted counts.
+
+Where classes are names, there are no distances, and what needs them is None.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from bintally.dataset.labels import Classes, are_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "NEEDS_COUNTS",
     "confusion_matrix",
     "is_better",
     "most_frequent_count",
@@ -22,6 +28,8 @@ __all__ = [
 
 
 LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae"})
+NEEDS_COUNTS = ("rmse", "mae", "within_one")
+"""What is told of counts only: how far an answer is off."""
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
@@ -39,20 +47,27 @@ def confusion_matrix(labels: Counts, predicted: Counts, num_classes: int) -> Cou
     return flat.reshape(num_classes, num_classes)
 
 
-def most_frequent_count(class_counts: Mapping[str, int]) -> int:
-    """The count that most samples have, the smaller one of equals."""
-    return min(map(int, class_counts), key=lambda count: (-class_counts[str(count)], count))
+def most_frequent_count(class_counts: Mapping[str, int]) -> int | str:
+    """The count, or name, that most samples have, the smaller one of equals."""
+    names = {int(name) if _is_count(name) else name: n for name, n in class_counts.items()}
+    return min(names, key=lambda name: (-names[name], isinstance(name, str), name))
 
 
-def _errors(matrix: Counts, classes: Sequence[int]) -> dict[str, float | None]:
+def _is_count(name: str) -> bool:
+    return name.isascii() and name.isdigit() and name == (name.lstrip("0") or "0")
+
+
+def _errors(matrix: Counts, classes: Classes) -> dict[str, float | None]:
     """The metrics of a confusion matrix, in exact sums until the last division."""
     import numpy as np
 
-    counts = np.array(classes, np.int64)
-    distance = np.abs(counts[:, None] - counts[None, :])
     samples = int(matrix.sum())
     if not samples:
-        return dict.fromkeys(("accuracy", "rmse", "mae", "within_one"))
+        return dict.fromkeys(("accuracy", *NEEDS_COUNTS))
+    if not are_counts(classes):
+        return {"accuracy": int(matrix.trace()) / samples, **dict.fromkeys(NEEDS_COUNTS)}
+    counts = np.array(classes, np.int64)
+    distance = np.abs(counts[:, None] - counts[None, :])
     return {
         "accuracy": int(matrix.trace()) / samples,
         "rmse": math.sqrt(int((matrix * distance**2).sum()) / samples),
@@ -61,17 +76,18 @@ def _errors(matrix: Counts, classes: Sequence[int]) -> dict[str, float | None]:
     }
 
 
-def summarize_counts(matrix: Counts, classes: Sequence[int], baseline_count: int) -> dict[str, Any]:
+def summarize_counts(matrix: Counts, classes: Classes, baseline_count: int | str) -> dict[str, Any]:
     """The metrics of a confusion matrix, beside those of always answering `baseline_count`.
 
     `accuracy`, `rmse` and `mae` (in items), `within_one` (the share at most one item off), and
     for each class how many of its samples are found and how many of its answers are right; None
-    where there are no samples to tell.
+    where there are no samples to tell, or classes are names and a metric needs counts.
     """
     import numpy as np
 
     constant = np.zeros_like(matrix)
-    constant[:, list(classes).index(baseline_count)] = matrix.sum(axis=1)
+    always = [str(name) for name in classes].index(str(baseline_count))
+    constant[:, always] = matrix.sum(axis=1)
     per_class = []
     for i, count in enumerate(classes):
         own = np.zeros_like(matrix)
@@ -93,5 +109,5 @@ def summarize_counts(matrix: Counts, classes: Sequence[int], baseline_count: int
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
         "per_class": per_class,
-        "baseline": {"count": baseline_count, **_errors(constant, classes)},
+        "baseline": {"count": classes[always], **_errors(constant, classes)},
     }

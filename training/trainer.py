@@ -330,7 +330,7 @@ class Trainer(Callback):
             best=position.best,
             config=self.config.to_dict(),
             dataset=self.dataset.sha256,
-            classes=list(self.dataset.classes),
+            classes=self.dataset.classes,
             preprocessing=self.preprocessing.to_dict(),
             stopped=loop.stopped,
         )

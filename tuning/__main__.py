@@ -34,10 +34,14 @@ class Search(SearchConfig):
         print(f"best: trial {best['number']}, validation {metric} {best['value']:.4f}: {settings}")
         if (test := summary["winner"]["test"]) is not None:
             always = test["baseline"]
+            # Where classes are names, there is none.
+            ours, theirs = (
+                "" if of["rmse"] is None else f", {head}{of['rmse']:.3f}"
+                for of, head in ((test, "RMSE "), (always, ""))
+            )
             print(
-                f"test, {test['samples']:,} photos seen once: "
-                f"accuracy {test['accuracy']:.2%}, RMSE {test['rmse']:.3f} "
-                f"(always {always['count']}: {always['accuracy']:.2%}, {always['rmse']:.3f})"
+                f"test, {test['samples']:,} photos seen once: accuracy {test['accuracy']:.2%}{ours}"
+                f" (always {always['count']}: {always['accuracy']:.2%}{theirs})"
             )
         print(f"winner: {self.output / WINNER}")
         print(f"trials: {self.output / CSV}")

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bintally.dataset.labels import Classes, are_counts
 from bintally.errors import UsageError
 from bintally.options import DeviceName, EngineName, PrecisionName, Trainable
 from training.config import FitConfig, MetricName
+from training.metrics import NEEDS_COUNTS
 from training.presets import preset
 from tuning.space import ORIGINAL, Space, parse_space
 
@@ -119,11 +121,18 @@ class SearchConfig:
             raise UsageError(f"--space {self.space}: cannot be read: {error}") from error
         return parse_space(text, str(self.space))
 
-    def check_space(self, space: Space) -> None:
-        """Raises `UsageError`, as `fit` does, for a value of the space that makes no sense, and for
-        a setting that cannot be searched where only heads are trained."""
+    def check_space(self, space: Space, classes: Classes = ()) -> None:
+        """Raises `UsageError`, as `fit` does, for a value of the space that makes no sense, of the
+        dataset's `classes` too, and for a setting that cannot be searched where only heads are
+        trained."""
+        if self.metric in NEEDS_COUNTS and not are_counts(classes):
+            raise UsageError(
+                f"--metric {self.metric}: needs counts, and the classes of {self.shards} are "
+                "names; choose accuracy or loss"
+            )
         base = self.base(space)
         base.check()
+        base.check_classes(classes)
         for name, dimension in space.dimensions.items():
             if base.trainable == "head" and name in OF_FEATURES:
                 raise UsageError(
@@ -133,7 +142,9 @@ class SearchConfig:
             for value in dimension.ends():
                 setting: dict[str, Any] = {name: value}
                 try:
-                    replace(base, **setting).check()
+                    changed = replace(base, **setting)
+                    changed.check()
+                    changed.check_classes(classes)
                 except UsageError as error:
                     raise UsageError(f"--space {self.space}: {error}") from error
 

@@ -63,7 +63,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if not dataset.splits["validation"].samples:
         raise UsageError(f"--shards {config.shards}: has no validation split to search on")
     space = config.read_space().limited(dataset.splits["train"].samples)
-    config.check_space(space)
+    config.check_space(space, dataset.classes)
     folder = config.output.absolute()
     begin(config, space, dataset, folder)
     with connected(config.ray):

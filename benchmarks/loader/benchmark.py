@@ -167,7 +167,7 @@ def _prepare(shards: str, scratch: Path, device: Literal["cpu", "cuda"]) -> Work
         tars=tuple(str(root / shard.path) for shard in split.shards),
         indexes=tuple(str(root / shard.index) for shard in split.shards),
         image_folder=photos,
-        classes=tuple(dataset.classes),
+        classes=tuple(map(int, dataset.classes)),
         class_counts=tuple(split.class_counts[str(count)] for count in dataset.classes),
         device=device,
         num_workers=os.cpu_count() or 1,

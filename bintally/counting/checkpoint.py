@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bintally.counting.model import CountNet, build_model
+from bintally.dataset.labels import Classes
 from bintally.errors import UsageError
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.folder import write_atomically
@@ -53,8 +54,8 @@ class Checkpoint:
     config: dict[str, Any]
     dataset: str
     """sha256 of `dataset.json`."""
-    classes: list[int]
-    """Class i is the count `classes[i]`."""
+    classes: Classes
+    """Class i is the count, or name, `classes[i]`: a list."""
     preprocessing: dict[str, Any]
     stopped: str = ""
     """Why the run ended before its last epoch, if it did."""

@@ -46,7 +46,7 @@ class Counter:
         checkpoint, self.sha256 = read_checkpoint(Path(file))
         model, preprocessing = checkpoint.build()
         self.classes = checkpoint.classes
-        """Class i is the count `classes[i]`."""
+        """Class i is the count, or name, `classes[i]`."""
         self._batch_size = batch_size
         self._device = find_device(device, find_rank()[2])
         self._precision = precision_type(precision, self._device)

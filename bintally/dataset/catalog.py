@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class CatalogRow:
     shard: str | None = None
     """Path of the tar that holds it, below the dataset's place."""
     position: int | None = None
-    """Which sample of that tar it is, from 0."""
+    """Which sample of that tar's index it is, from 0."""
     bytes: int | None = None
     """Size of the source's photo."""
     width: int | None = None
@@ -40,6 +40,8 @@ class CatalogRow:
     """Why it is not in a shard, or what had to be done to its photo."""
     crc32: int | None = None
     """Of the sample in its tar, headers and padding included: `verify` finds damage by it."""
+    label: str | None = None
+    """Its class, where classes are names; a catalog without names has no such column."""
 
     def put_aside(self, status: str, reason: str) -> None:
         """Marks the row as one that is in no shard."""
@@ -52,9 +54,12 @@ def format_catalog(rows: Sequence[CatalogRow]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(CatalogRow)}
+    schema = _schema()
+    if any(row.label is not None for row in rows):
+        schema = schema.append(pa.field("label", pa.string()))
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=_schema()), sink, compression="zstd")
+    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     return sink.getvalue()
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "CMYK",
     "MAX_PIXELS",
     "BadPhoto",
     "Header",

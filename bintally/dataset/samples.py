@@ -6,13 +6,15 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bintally.dataset.index import ShardIndex, read_shard_index
-from bintally.dataset.manifest import CATALOG, Dataset
+from bintally.dataset.labels import Classes, are_counts, read_label
+from bintally.dataset.manifest import CATALOG, Dataset, open_tars
 from bintally.dataset.shard_cache import ShardCache
 from bintally.dataset.shard_files import CachedShards, FolderShards, ShardFiles, ShardSchedule
+from bintally.dataset.shard_index import ShardIndex, read_shard_index
 from bintally.dataset.where import select
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import Folder
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Samples"]
 
-LABEL = "cls"
-"""How the name of what holds a sample's count ends."""
 CONNECTIONS = 16
 """Indexes fetched at a time, where all are."""
 INDEXES_KEPT = 2048
+OTHER, MISSING = -1, -2
+"""What a label is that is none of the classes, and one that the catalog does not have."""
 
 
 class Samples:
@@ -54,14 +56,16 @@ class Samples:
         if split not in dataset.splits:
             raise UsageError(f"split {split}: must be one of {', '.join(dataset.splits)}")
         self.split = split
-        self._place = place
+        self._place, self._dataset = place, dataset
+        self._counted = are_counts(dataset.classes)
         self._shards = dataset.splits[split].shards
+        tars = open_tars(place, dataset)
         if cache is not None:
-            self._tars: ShardFiles = CachedShards(place, self._shards, cache)
-        elif isinstance(place, Folder):
-            self._tars = FolderShards(place, self._shards)
+            self._tars: ShardFiles = CachedShards(tars, place, self._shards, cache)
+        elif isinstance(tars, Folder):
+            self._tars = FolderShards(tars, place, self._shards)
         else:
-            raise UsageError(f"{place}: shards on S3 are read through a local --cache; name one")
+            raise UsageError(f"{tars}: shards on S3 are read through a local --cache; name one")
         self.identity = dataset.sha256 if where is None else f"{dataset.sha256} where {where}"
         """The dataset's, and the part of it that was asked for."""
         self.class_counts = dataset.splits[split].class_counts
@@ -123,11 +127,13 @@ class Samples:
         that is not what was written."""
         self._tars.settle()
 
-    def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.uint8], int, str]]:
+    def read(
+        self, indices: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.uint8], int | str, str]]:
         """Samples, one after the other: a photo's JPEG bytes, (size,) uint8, the number of items in
-        the bin, and the id.
+        the bin, or a name, and the id.
 
-        Raises `WorkError` where the number is none any more.
+        Raises `WorkError` where the label is none any more.
         """
         import numpy as np
 
@@ -139,15 +145,10 @@ class Samples:
         ):
             found, tar = self._index(shard), self._tars.open(shard)
             (begin, size), (at, length) = found.photos[row].tolist(), found.labels[row].tolist()
-            text = tar[at : at + length]
-            if not text.isdigit():
-                raise WorkError(
-                    f"{self.where(index)}: its count is no number; it was one when it was written: "
-                    "`bintally verify` lists all damage"
-                )
+            label = self._label(index, tar[at : at + length])
             view = np.frombuffer(tar, np.uint8, size, begin)
             # A view of a shard in a cache would keep it there as long as its batch is on its way.
-            yield view if self._tars.lasting else view.copy(), int(text), found.ids[row]
+            yield view if self._tars.lasting else view.copy(), label, found.ids[row]
 
     def id(self, index: int) -> str:
         """A sample's id."""
@@ -159,9 +160,14 @@ class Samples:
         """A photo's JPEG bytes: (size,) uint8."""
         return self._one(index)[0]
 
-    def count(self, index: int) -> int:
-        """The number of items in the bin. Raises `WorkError` where it is none any more."""
+    def label(self, index: int) -> int | str:
+        """The number of items in the bin, or a name. Raises `WorkError` where it is none any
+        more."""
         return self._one(index)[1]
+
+    def count(self, index: int) -> int:
+        """The number of items in the bin, where labels are counts."""
+        return int(self.label(index))
 
     def where(self, index: int) -> str:
         """How an error names a sample."""
@@ -173,62 +179,55 @@ class Samples:
         end = int(self._ends[shard])
         return end - int(self.sizes[shard]) if index + 1 == end else index + 1
 
-    def labels(
-        self, indices: Sequence[int] | NDArray[np.int64], classes: Sequence[int]
-    ) -> list[int]:
-        """Class indices of samples: which of `classes` each count is.
+    def labels(self, indices: Sequence[int] | NDArray[np.int64], classes: Classes) -> list[int]:
+        """Class indices of samples: which of `classes` each label is.
 
-        Raises `WorkError` for a count that is none of them.
+        Raises `WorkError` for a label that is none of them.
         """
-        index_of = {count: i for i, count in enumerate(classes)}
+        index_of = {name: i for i, name in enumerate([*classes])}
         labels = []
         for index in indices:
-            count = self.count(int(index))
-            if count not in index_of:
+            label = self.label(int(index))
+            if label not in index_of:
                 raise WorkError(
-                    f"{self.where(int(index))}: its count {count} is none of the classes "
+                    f"{self.where(int(index))}: its label {label} is none of the classes "
                     f"{classes[0]} to {classes[-1]}"
                 )
-            labels.append(index_of[count])
+            labels.append(index_of[label])
         return labels
 
-    def all_labels(self, classes: Sequence[int]) -> NDArray[np.int64]:
+    def all_labels(self, classes: Classes) -> NDArray[np.int64]:
         """(samples,) every sample's class index, by the dataset's catalog: no shard is read.
 
         Raises `WorkError` as `labels` does, and for a catalog that lacks a sample.
         """
         import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
-        counts = self._all_counts()
-        table = np.full(max(counts.max(initial=0), *classes) + 1, -1)
-        table[list(classes)] = np.arange(len(classes))
-        labels: NDArray[np.int64] = table[counts]
-        if (labels < 0).any():
-            self.labels([int(np.argmin(labels))], classes)
-        return labels
-
-    def _all_counts(self) -> NDArray[np.int64]:
-        import numpy as np
-
-        table = self._catalog(["split", "shard", "position", "count"])
-        counts = np.full(sum(shard.samples for shard in self._shards), -1)
-        counts[self._rows_of(table)] = table["count"].to_numpy()
+        table = self._catalog(["split", "shard", "position", self._label_column])
+        column = table[self._label_column]
+        found = pc.index_in(column, pa.array([*classes], column.type)).fill_null(OTHER)
+        labels = np.full(sum(shard.samples for shard in self._shards), MISSING)
+        labels[self._rows_of(table)] = found.to_numpy()
         if self._rows is not None:
-            counts = counts[self._rows]
-        if (counts < 0).any():
+            labels = labels[self._rows]
+        if (labels == MISSING).any():
             raise WorkError(
                 f"{self._place}/{CATALOG}: does not list the sample "
-                f"{self.id(int(np.argmin(counts)))}; "
+                f"{self.id(int(np.argmin(labels)))}; "
                 f"`bintally verify {self._place}` lists all damage"
             )
-        return counts
+        if (labels == OTHER).any():
+            self.labels([int(np.argmin(labels))], classes)
+        return labels
 
     def _select(self, where: str) -> tuple[NDArray[np.int64], dict[str, int]]:
         """Which of the split's samples an expression means, ascending, and how many by count."""
         import numpy as np
 
         table = select(self._catalog(None), where)
-        counts = table["count"].value_counts().to_pylist()
+        counts = table[self._label_column].value_counts().to_pylist()
         return np.sort(self._rows_of(table)), {str(c["values"]): c["counts"] for c in counts}
 
     def _catalog(self, columns: list[str] | None) -> pa.Table:
@@ -259,7 +258,23 @@ class Samples:
     def _shard(self, index: int) -> int:
         return int(self._ends.searchsorted(index, side="right"))
 
-    def _one(self, index: int) -> tuple[NDArray[np.uint8], int, str]:
+    @property
+    def _label_column(self) -> str:
+        return "count" if self._counted else "label"
+
+    def _label(self, index: int, data: bytes) -> int | str:
+        try:
+            label = read_label(data, self._dataset.label)
+            if self._counted and not isinstance(label, int):
+                raise ValueError("is no number")
+        except ValueError as error:
+            raise WorkError(
+                f"{self.where(index)}: its label {error}; it was one when it was written: "
+                "`bintally verify` lists all damage"
+            ) from error
+        return label if self._counted else str(label)
+
+    def _one(self, index: int) -> tuple[NDArray[np.uint8], int | str, str]:
         import numpy as np
 
         return next(self.read(np.array([index])))
@@ -276,7 +291,10 @@ class Samples:
     def _read_index(self, number: int) -> ShardIndex:
         shard = self._shards[number]
         try:
-            return read_shard_index(self._tars.index(number), shard.samples, LABEL)
+            data = self._tars.index(number)
+            found = read_shard_index(data, shard.samples, self._dataset.label)
+            ids = [self._dataset.sample_id(shard, key) for key in found.ids]
+            return replace(found, ids=ids)
         except (OSError, ValueError) as error:
             raise WorkError(
                 f"{self._place}/{shard.index}: the index cannot be read: {error}; "

@@ -232,4 +232,4 @@ def _download(place: Place, shard: Shard) -> bytes:
 
 
 def unreadable(place: Place, shard: Shard, reason: str) -> WorkError:
-    return WorkError(f"{place}/{shard.path}: {reason}; `bintally verify {place}` lists all damage")
+    return WorkError(f"{place}/{shard.path}: {reason}; `bintally verify` lists all damage")

@@ -90,19 +90,22 @@ class FolderShards:
     lasting = True
     room: int | None = None
 
-    def __init__(self, place: Folder, shards: Sequence[Shard]) -> None:
-        """Raises `WorkError` where one is missing or is not as long as the dataset says."""
-        self._place, self._shards = place, shards
+    def __init__(self, tars: Folder, place: Place, shards: Sequence[Shard]) -> None:
+        """`place` is the dataset's, with the indexes.
+
+        Raises `WorkError` where a shard is missing or is not as long as the dataset says.
+        """
+        self._tars, self._place, self._shards = tars, place, shards
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._checker = ThreadPoolExecutor(1, "check")
         self._checks: dict[int, Future[None]] = {}
         for shard in shards:
             try:
-                size = (place.root / shard.path).stat().st_size
+                size = (tars.root / shard.path).stat().st_size
             except OSError as error:
-                raise unreadable(place, shard, error.strerror or str(error)) from error
+                raise unreadable(tars, shard, error.strerror or str(error)) from error
             if size != shard.bytes:
-                raise unreadable(place, shard, f"{size:,} bytes, not {shard.bytes:,}")
+                raise unreadable(tars, shard, f"{size:,} bytes, not {shard.bytes:,}")
 
     def open(self, number: int) -> mmap.mmap:
         data = self._maps.get(number)
@@ -135,7 +138,7 @@ class FolderShards:
             checked.result()
 
     def _path(self, number: int) -> Path:
-        return self._place.root / self._shards[number].path
+        return self._tars.root / self._shards[number].path
 
     def _check(self, number: int) -> None:
         shard = self._shards[number]
@@ -143,9 +146,9 @@ class FolderShards:
             with self._path(number).open("rb") as file:
                 whole = file_sha256(file) == shard.sha256
         except OSError as error:
-            raise unreadable(self._place, shard, error.strerror or str(error)) from error
+            raise unreadable(self._tars, shard, error.strerror or str(error)) from error
         if not whole:
-            raise unreadable(self._place, shard, NOT_WHAT_WAS_WRITTEN)
+            raise unreadable(self._tars, shard, NOT_WHAT_WAS_WRITTEN)
 
 
 class CachedShards:
@@ -157,8 +160,11 @@ class CachedShards:
 
     lasting = False
 
-    def __init__(self, place: Place, shards: Sequence[Shard], cache: ShardCache) -> None:
-        self._place, self._shards, self._cache = place, shards, cache
+    def __init__(
+        self, tars: Place, place: Place, shards: Sequence[Shard], cache: ShardCache
+    ) -> None:
+        """`place` is the dataset's, with the indexes."""
+        self._tars, self._place, self._shards, self._cache = tars, place, shards, cache
         # The processes of a machine share its link.
         downloads = max(1, cache.downloads // ranks_here())
         self._pool = ThreadPoolExecutor(downloads, thread_name_prefix="shards")
@@ -174,7 +180,7 @@ class CachedShards:
         self.room = None if cache.limit_bytes is None else cache.limit_bytes // self._largest
         if self.room is not None and self.room < 2:
             raise UsageError(
-                f"--cache-gib: has no room for two shards of {place}; "
+                f"--cache-gib: has no room for two shards of {tars}; "
                 f"at least {gib_for(2 * self._largest)}"
             )
 
@@ -218,13 +224,13 @@ class CachedShards:
         # If it did not come, for want of room or for another reason, that is met here.
         shard = self._shards[number]
         try:
-            file = self._cache.open(self._place, shard, self._kept, patience_s=0)
+            file = self._cache.open(self._tars, shard, self._kept, patience_s=0)
         except NoRoom:
             # Of runs that share a cache, each might wait for what another one holds, and for what
             # it has brought itself ahead of its need.
             with self._lock:
                 self._maps.clear()
-            file = self._cache.open(self._place, shard, frozenset)
+            file = self._cache.open(self._tars, shard, frozenset)
         with file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with self._lock:
@@ -273,4 +279,4 @@ class CachedShards:
         shard = self._shards[number]
         with contextlib.suppress(WorkError, OSError):
             self._indexes[number] = self._place.get(shard.index)
-            self._cache.open(self._place, shard, self._kept, PATIENCE_AHEAD_S).close()
+            self._cache.open(self._tars, shard, self._kept, PATIENCE_AHEAD_S).close()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_files import ShardSchedule
 from bintally.errors import WorkError
@@ -60,7 +61,7 @@ class _Ahead:
 
 def load(
     samples: Samples,
-    classes: Sequence[int],
+    classes: Classes,
     engine: Engine,
     order: Iterable[Indices],
     augment: Callable[[Sequence[str], Photos], Draws] | None = None,

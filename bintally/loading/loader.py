@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import DOWNLOADS, shard_cache
@@ -35,7 +36,7 @@ class EpochLoader:
     def __init__(
         self,
         samples: Samples,
-        classes: Sequence[int],
+        classes: Classes,
         engine: Engine,
         order: Order,
         on_bad_sample: OnBadSample = "stop",

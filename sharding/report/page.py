@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.dataset.catalog import parse_catalog
+from bintally.dataset.labels import are_counts
 from bintally.dataset.manifest import CATALOG, read_dataset
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import write_atomically
@@ -94,11 +95,14 @@ def _figures(statistics: Statistics) -> dict[str, dict[str, Draw]]:
         f"{name}: {split.samples:,} photos": partial(_draw_classes, statistics, split)
         for name, split in statistics.splits.items()
     }
-    return {
+    bins: dict[str, dict[str, Draw]] = {
         "quantity": {"Bins by quantity": partial(_draw_quantity, statistics)},
         "repetition": {
             "Products by how many photos show them": partial(_draw_repetition, statistics)
         },
+    }
+    # What others labelled need not be bins, nor their products known.
+    return ({} if statistics.dataset.is_adopted else bins) | {
         "classes": classes,
         "sizes": {
             "Photos by file size": partial(_draw_sizes, {"kB": histograms["bytes"]}, 1000),
@@ -159,7 +163,9 @@ def _draw_classes(
     ]
     counts = split.class_counts
     heights = [number / max(1, split.samples) for number in counts.values()]
-    drawn = axes.bar(list(counts), heights, 0.8, color=colours["fill"])
+    named = not are_counts(statistics.dataset.classes)
+    places = [*range(len(counts))] if named else [int(count) for count in counts]
+    drawn = axes.bar(places, heights, 0.8, color=colours["fill"])
     if not split.samples:
         _say(axes, "no photos", colours)
     elif len(counts) <= 10:
@@ -167,7 +173,11 @@ def _draw_classes(
     axes.set_ylim(0, 1.12 * max(shares, default=0) or 1)  # one scale for all splits
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="items in the bin", ylabel="share of the split")
+    across = "class" if statistics.dataset.is_adopted else "items in the bin"
+    if named:  # Their names, which may be long and many, stand in the table.
+        axes.set_xticks([])
+        across = f"the {len(counts):,} classes, by name"
+    axes.set(xlabel=across, ylabel="share of the split")
 
 
 def _draw_sizes(

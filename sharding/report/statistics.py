@@ -67,7 +67,7 @@ class SplitStatistics:
 
     samples: int
     shards: int
-    class_counts: Mapping[int, int]
+    class_counts: Mapping[int | str, int]
     mean_quantity: float | None
     products: int
 
@@ -75,7 +75,8 @@ class SplitStatistics:
 @dataclass(frozen=True)
 class Statistics:
     """A bucket in numbers. A *bin* is a photo whose metadata could be read, whatever became of it:
-    in a shard, excluded, or quarantined because the photo itself is damaged."""
+    in a shard, excluded, or quarantined because the photo itself is damaged; of tars that others
+    wrote, a sample that is used."""
 
     statuses: Mapping[str, int]
     reasons: Mapping[str, Sequence[Reason]]
@@ -109,8 +110,9 @@ class Statistics:
 
 def summarize_catalog(rows: Sequence[CatalogRow], dataset: Dataset) -> Statistics:
     """The statistics of a dataset and the rows of its catalog."""
-    bins = [row for row in rows if row.count is not None]
+    bins = [row for row in rows if row.count is not None or row.label is not None]
     quantities = [row.count for row in bins if row.count is not None]
+    names: Sequence[int | str] = dataset.classes
     repetition = Counter(chain.from_iterable(row.skus or () for row in bins))
     groups = Counter(row.group for row in bins if row.group is not None)
     in_split: defaultdict[str | None, list[CatalogRow]] = defaultdict(list)
@@ -146,8 +148,8 @@ def summarize_catalog(rows: Sequence[CatalogRow], dataset: Dataset) -> Statistic
             name: SplitStatistics(
                 split.samples,
                 len(split.shards),
-                {count: split.class_counts.get(str(count), 0) for count in dataset.classes},
-                _mean([row.count or 0 for row in in_split[name]]),
+                {of: split.class_counts.get(str(of), 0) for of in names},
+                _mean([row.count for row in in_split[name] if row.count is not None]),
                 len({sku for row in in_split[name] for sku in row.skus or ()}),
             )
             for name, split in dataset.splits.items()

@@ -24,7 +24,8 @@ from typing import Any
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.counter import Counter
 from bintally.counting.decision import Answer, decide
-from bintally.dataset.manifest import read_dataset
+from bintally.dataset.labels import are_counts
+from bintally.dataset.manifest import open_tars, read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache, shard_cache
 from bintally.errors import UsageError, WorkError
@@ -61,11 +62,11 @@ class SplitPhotos:
         """Of its samples, in their order."""
         return self._samples().ids
 
-    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | None]]:
-        """Samples: id, JPEG, and the true count."""
+    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | str | None]]:
+        """Samples: id, JPEG, and the true count, or name."""
         samples = self._samples()
         for index in range(begin, end):
-            yield samples.ids[index], samples.photo(index).tobytes(), samples.count(index)
+            yield samples.ids[index], samples.photo(index).tobytes(), samples.label(index)
 
     def _samples(self) -> Samples:
         return _open_samples(self)
@@ -76,7 +77,7 @@ def _open_samples(source: SplitPhotos) -> Samples:
     place = open_place(source.url)
     dataset = read_dataset(place)
     kept = shard_cache(source.cache, source.cache_gib)
-    if kept is not None or isinstance(place, Folder):
+    if kept is not None or isinstance(open_tars(place, dataset), Folder):
         return Samples(place, dataset, source.split, kept)
     # Every shard is read once, so that a few of them at a time are enough.
     folder = Path(tempfile.mkdtemp(prefix="bintally-"))
@@ -96,7 +97,7 @@ class PlacePhotos:
         """Their paths, in order."""
         return [*_list_photos(self.url, self.anonymous)]
 
-    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | None]]:
+    def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | str | None]]:
         """Photos: path, and JPEG or why it cannot be read."""
         place = open_place(self.url, anonymous=self.anonymous)
 
@@ -137,9 +138,9 @@ def predict_bulk(job: BulkJob, output: Path, *, ray_address: str | None = None) 
     """Counts all photos of a source; how many there were, and how many could not be counted.
 
     Writes a row for each, in the source's order: `id`, `label` (the true count, of a dataset's
-    samples), `count`, `confidence`, `expected`, `probability_N` for each class, `error`. The same
-    source and checkpoint give the same bytes, interrupted or not. Raises `UsageError` for what does
-    not exist.
+    samples), `count`, `confidence`, `expected`, `probability_N` for each class, `error`; where
+    classes are names, `answer` in place of `count` and `expected`. The same source and checkpoint
+    give the same bytes, interrupted or not. Raises `UsageError` for what does not exist.
     """
     _, sha256 = read_checkpoint(job.checkpoint)
     ids = job.source.ids()
@@ -263,13 +264,15 @@ def count_part(job: BulkJob, begin: int, end: int) -> bytes:
         for scores in counted:
             rows[pending[done]] |= _columns(decide(scores, counter.classes))
             done += 1
+    answers: list[tuple[str, Any]]
+    answers = [("count", pa.int32()), ("confidence", pa.float32()), ("expected", pa.float64())]
+    if not are_counts(counter.classes):
+        answers = [("answer", pa.string()), ("confidence", pa.float32())]
     schema = pa.schema(
         [
             ("id", pa.string()),
-            ("label", pa.int32()),
-            ("count", pa.int32()),
-            ("confidence", pa.float32()),
-            ("expected", pa.float64()),
+            ("label", answers[0][1]),
+            *answers,
             *((f"probability_{count}", pa.float32()) for count in counter.classes),
             ("error", pa.string()),
         ]
@@ -282,6 +285,8 @@ def count_part(job: BulkJob, begin: int, end: int) -> bytes:
 def _columns(answer: Answer) -> dict[str, Any]:
     value = answer.to_dict()
     shares = value.pop("probabilities", {})
+    if "label" in value:  # Which is here the true one.
+        value["answer"] = value.pop("label")
     return value | {f"probability_{count}": share for count, share in shares.items()}
 
 

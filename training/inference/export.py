@@ -80,8 +80,13 @@ def export(checkpoint_file: Path, output: Path) -> float:
             "pip install 'bintally[export]'"
         ) from error
     checkpoint, _ = read_checkpoint(checkpoint_file)
+    classes = [count for count in checkpoint.classes if isinstance(count, int)]
+    if len(classes) < len(checkpoint.classes):
+        raise UsageError(
+            f"{checkpoint_file}: tells names apart, and an ONNX file of ours answers with counts"
+        )
     model, preprocessing = checkpoint.build()
-    counter = ExportedCounter(model, preprocessing, checkpoint.classes).eval()
+    counter = ExportedCounter(model, preprocessing, classes).eval()
     torch.manual_seed(0)
     # Larger and smaller than the model's input, wide and high; photos of one size share a batch.
     trials = [_photos(2, 300, 420), _photos(1, 333, 222), _photos(3, 24, 31)]
@@ -112,8 +117,7 @@ def export(checkpoint_file: Path, output: Path) -> float:
         difference = (torch.from_numpy(probabilities) - expected).abs().max().item()
         worst = max(worst, difference)
         agrees = all(
-            checkpoint.classes[row.argmax()] == count
-            for row, count in zip(probabilities, counts, strict=True)
+            classes[row.argmax()] == count for row, count in zip(probabilities, counts, strict=True)
         )
         if not agrees or not difference < TOLERANCE:
             raise WorkError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.dataset.shard_cache import ShardCache
@@ -50,8 +51,8 @@ def measure(
     dataset = read_dataset(place)
     if list(dataset.classes) != checkpoint.classes:
         raise UsageError(
-            f"{file} tells the counts {checkpoint.classes} apart, and {shards} has "
-            f"{list(dataset.classes)}: not made for each other"
+            f"{file} tells the classes {_listed(checkpoint.classes)} apart, and {shards} has "
+            f"{_listed(dataset.classes)}: not made for each other"
         )
     if folder is None:
         folder = file.parent
@@ -87,3 +88,13 @@ def measure(
             baseline = most_frequent_count(trained if any(trained.values()) else split_counts)
             summary = write_results(folder, evaluation, samples, checkpoint, sha256, baseline)
     return summary, folder
+
+
+def _listed(classes: Classes) -> str:
+    """Classes in a line, where a thousand names have no place."""
+    if len(classes) <= MOST_LISTED:
+        return str([*classes])
+    return f"{classes[0]!r}, {classes[1]!r}, … {classes[-1]!r} ({len(classes):,} in all)"
+
+
+MOST_LISTED = 20

@@ -25,12 +25,11 @@ def epoch_line(line: dict[str, Any], epochs: int) -> str:
         f"train loss {train['loss']:.3f} accuracy {train['accuracy']:.1%}"
     )
     if validation is not None:
-        text += (
-            f"  validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.1%} "
-            f"RMSE {validation['rmse']:.3f}"
-        )
+        text += f"  validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.1%} "
+        if validation["rmse"] is not None:
+            text += f"RMSE {validation['rmse']:.3f} "
     return (
-        f"{text}  {line['images_per_s']:,.0f} images/s, "
+        f"{text.rstrip()}  {line['images_per_s']:,.0f} images/s, "
         f"{line['data_wait_share']:.0%} waiting for data"
     )
 

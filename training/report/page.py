@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.labels import Classes, are_counts
 from bintally.terminal.pages import duration, fixed, percent, render_page
 from bintally.terminal.plots import MUTED, Plot, line_plot, points, svg
 
@@ -31,9 +32,9 @@ class Example:
 
     id: str
     photo: bytes  # JPEG
-    count: int  # the true count
-    predicted: int
-    probability: float  # of the predicted count
+    count: int | str  # the true count, or name
+    predicted: int | str
+    probability: float  # of the predicted one
 
 
 def render_run_report(
@@ -113,7 +114,7 @@ def _median(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _heatmap(classes: Sequence[int], shares: Sequence[Sequence[float]]) -> "Markup":
+def _heatmap(classes: Classes, shares: Sequence[Sequence[float]]) -> "Markup":
     """The confusion matrix of many classes, as a picture without numbers."""
 
     def draw(figure: "Figure") -> None:
@@ -129,17 +130,18 @@ def _heatmap(classes: Sequence[int], shares: Sequence[Sequence[float]]) -> "Mark
         last = len(classes) - 1
         dots = (0, (1, 3))
         axes.plot([0, last], [0, last], color=MUTED, lw=0.6, linestyle=dots, zorder=3)
-        axes.set(xlabel="answered", ylabel="true count")
+        axes.set(xlabel="answered", ylabel=f"true {kind}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=10, integer=True))
             name = FuncFormatter(lambda at, _: str(classes[int(at)]) if 0 <= at <= last else "")
             axis.set_major_formatter(name)
         axes.grid(visible=True, axis="both")
 
+    kind = "count" if are_counts(classes) else "class"
     right = [row[place] for place, row in enumerate(shares) if sum(row)]
     mean = statistics.fmean(right) if right else 0.0
     alt = (
-        f"Confusion matrix of {len(classes)} classes, true count down and answer across; "
+        f"Confusion matrix of {len(classes)} classes, true {kind} down and answer across; "
         f"on average {percent(mean)} of a row lies on the diagonal."
     )
     return svg(alt, (5.0, 4.8), draw)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.storage.folder import write_atomically
 from training.report.history import read_history
@@ -48,7 +49,7 @@ def write_results(
     samples: Samples,
     checkpoint: Checkpoint,
     sha256: str,
-    baseline_count: int,
+    baseline_count: int | str,
 ) -> dict[str, Any]:
     """Writes `evaluation.json` and `report.html` into a folder; returns the former's value.
 
@@ -82,7 +83,7 @@ def _findings(file: Path) -> list[dict[str, Any]]:
     return findings
 
 
-def _examples(evaluation: Evaluation, samples: Samples, classes: list[int]) -> list[Example]:
+def _examples(evaluation: Evaluation, samples: Samples, classes: Classes) -> list[Example]:
     """A right answer of each class, and the wrong ones that the model was surest of."""
     predicted = evaluation.predicted
     right: list[int] = []

@@ -14,8 +14,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from bintally.errors import WorkError
 from bintally.storage.place import LOCK, Entry, ObjectChanged, ObjectRefused, Place
 from bintally.storage.s3.address import Address, boto_client, find_address, open_session
 from bintally.storage.s3.errors import (
@@ -48,6 +49,7 @@ READ_TIMEOUT = "10s"
 REQUEST_TIMEOUT = "6h"
 """Of one that does bring something: a large shard on a thin line is no error."""
 
+PIECE = 2**22
 PAGE = 1000
 """Keys in an answer to a listing: S3's most."""
 LISTERS = 16
@@ -212,6 +214,19 @@ class S3Prefix(Place):
 
     def get(self, path: str) -> bytes:
         return self._persist(lambda: self._store.get(path).bytes().to_bytes(), path)
+
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Writes an object into a file, in pieces; `FileNotFoundError` if there is none."""
+
+        def downloaded() -> None:
+            file.truncate(file.seek(0))
+            for piece in self._store.get(path).stream(min_chunk_size=PIECE):
+                try:
+                    file.write(piece)
+                except OSError as error:  # It is not S3's fault, and stays.
+                    raise WorkError(f"no room to bring {path} here: {error.strerror}") from error
+
+        self._persist(downloaded, path)
 
     def fetch(self, entry: Entry) -> bytes:
         def fetched() -> bytes:

@@ -60,7 +60,7 @@ def test_each_photo_is_answered_with_its_count_and_what_else_may_be(
         assert answer.count == max(answer.probabilities, key=answer.probabilities.__getitem__)
         assert answer.confidence == answer.probabilities[answer.count]
         assert sum(answer.probabilities.values()) == pytest.approx(1)
-        mean = sum(count * share for count, share in answer.probabilities.items())
+        mean = sum(int(count) * share for count, share in answer.probabilities.items())
         assert answer.expected == pytest.approx(mean)
         assert answer.error is None
 

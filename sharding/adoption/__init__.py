@@ -1,0 +1,1 @@
+"""Tars that others wrote, one by one."""
