@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from webdataset import ShardWriter
 
+from tests.bintally.loading.test_batches import open_samples
 from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
@@ -66,3 +68,20 @@ def test_timms_helpers_train_on_our_loader(shards: Path) -> None:
 def test_lightning_trains_on_our_loader(shards: Path) -> None:
     pytest.importorskip("lightning")
     assert "'accuracy':" in run(REPOSITORY / "examples/lightning_fit.py", shards)
+
+
+def test_tars_of_others_are_adopted_and_trained_on_as_imagenet_is(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, name in (("train", "train"), ("validation", "val")):
+        samples = open_samples(shards, split)
+        (tmp_path / name).mkdir()
+        with ShardWriter(str(tmp_path / name / "%05d.tar"), maxcount=20, verbose=0) as sink:
+            for i, key in enumerate(samples.ids):
+                photo = samples.photo(i).tobytes()
+                sink.write({"__key__": key, "jpg": photo, "cls": samples.count(i)})
+    run("-m", "bintally", "adopt", tmp_path)
+    monkeypatch.setenv("EPOCHS", "1")
+    monkeypatch.setenv("BATCH_SIZE", "16")
+    printed = run(REPOSITORY / "examples/imagenet_loop.py", tmp_path, "squeezenet1_1")
+    assert f"of {len(open_samples(shards, 'validation'))}" in printed
