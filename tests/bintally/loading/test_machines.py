@@ -111,6 +111,15 @@ def test_a_machines_ranks_share_what_it_fetches(
     assert len(files[0] & files[1]) <= 8, "a shard in which a lane ends and another begins"
 
 
+def test_a_slow_folder_is_staged_as_s3_is(
+    many_shards: Path, open_loader: Open, tmp_path: Path
+) -> None:
+    staged = open_loader(str(many_shards), 0, 1, cache=tmp_path / "cache")
+    assert steps_of([staged]) == steps_of([open_loader(str(many_shards), 0, 1)])
+    shards = bintally.read_dataset(many_shards).splits["train"].shards
+    assert {path.stem for path in (tmp_path / "cache").glob("*.tar")} == {s.sha256 for s in shards}
+
+
 def test_an_epoch_goes_on_elsewhere_and_on_another_number_of_machines(
     many_shards: Path, s3: str, open_loader: Open, tmp_path: Path
 ) -> None:

@@ -257,3 +257,22 @@ def test_a_run_whose_records_were_cut_goes_on_and_reports(unfinished: Copied) ->
     lines = [json.loads(x) for x in (config.run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [2]
     assert (config.run / "report.html").exists()
+
+
+def test_a_run_keeps_the_order_it_was_begun_with(unfinished: Copied) -> None:
+    config = unfinished(resume=True)
+    begun = read_checkpoint(config.run / "last.pt")[0].config
+    assert look(config) is not None
+    assert look(replace(config, lanes=begun["lanes"], window=begun["window"])) is not None
+    with pytest.raises(UsageError, match=f"--lanes {begun['lanes']} became 8"):
+        look(replace(config, lanes=8))
+
+
+def test_a_run_of_an_older_order_is_refused_in_one_line(unfinished: Copied) -> None:
+    config = unfinished(resume=True)
+    checkpoint, _ = read_checkpoint(config.run / "last.pt")
+    for name in ("lanes", "window"):
+        del checkpoint.config[name]
+    (config.run / "last.pt").write_bytes(checkpoint_bytes(checkpoint))
+    with pytest.raises(UsageError, match=r"was begun by an older version, .* name another --run$"):
+        look(config)
