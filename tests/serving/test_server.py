@@ -103,7 +103,9 @@ def test_a_batch_is_answered_in_order_and_a_bad_photo_fails_alone(
     reply = server.post(as_batch(batch, id="x", expected_quantity=1), "application/json")
     assert reply.status == 200
     good, cut, none, last = reply.json["predictions"]
-    assert [good["probabilities"], last["probabilities"]] == [single[0], single[2]]
+    # In fp32, some CPUs round otherwise for another number of photos.
+    assert good["probabilities"] == pytest.approx(single[0], abs=1e-6)
+    assert last["probabilities"] == pytest.approx(single[2], abs=1e-6)
     assert cut["error"]["status"] == 400
     assert "does not decode" in cut["error"]["reason"]
     assert none["error"]["status"] == 415
