@@ -67,6 +67,7 @@ print("one")
 """
 
 
+@pytest.mark.slow
 def test_it_runs_beside_packages_that_are_called_like_its_own(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)

@@ -35,6 +35,7 @@ def test_an_example_is_short(example: Path) -> None:
     assert len(example.read_text().splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_resumes_exactly_and_runs_under_torchrun(
     shards: Path, tmp_path: Path
 ) -> None:

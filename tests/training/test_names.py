@@ -76,6 +76,7 @@ def test_answers_are_names(named: Path, run_of_names: Path, tmp_path: Path) -> N
         export(run_of_names / "best.pt", tmp_path / "x.onnx")
 
 
+@pytest.mark.slow
 def test_the_commands_show_names(named: Path, run_of_names: Path, run: Command) -> None:
     checkpoint = ["--checkpoint", run_of_names / "best.pt", "--shards", named]
     told = run("bintally", "evaluate", *checkpoint, "--output", named.parent / "e", check=True)
