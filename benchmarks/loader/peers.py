@@ -12,20 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.loader.contestants import (
-    BATCH_SIZE,
-    PREPROCESSING,
-    Batches,
-    Workload,
-    measure,
-    to_device,
-)
+from benchmarks.loader.epoch import measure, to_device
+from benchmarks.loader.pixels import normalised, pixels
+from benchmarks.loader.workload import BATCH_SIZE, PREPROCESSING, Batches, Settings, Workload
 from benchmarks.measure import Measurement
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PEERS", "Peer"]
+__all__ = ["PEERS", "SIMPLEJPEG", "Peer"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Peer:
     prepare: Callable[[Workload], None]
     """Writes what it reads."""
     run: Callable[[Workload], Measurement]
-    settings: Mapping[str, str | int | bool]
+    settings: Settings
 
     @property
     def installed(self) -> bool:
@@ -54,26 +49,8 @@ def _photos(workload: Workload) -> Iterator[tuple[Path, int]]:
     return ((path, int(path.parent.name)) for path in files)
 
 
-def _pixels(data: Any) -> torch.Tensor:
-    """What torchvision's second version makes of a JPEG: (3, 224, 224) float32, normalised."""
-    import torch
-    from torchvision.io import decode_jpeg
-    from torchvision.transforms import v2
-
-    size = PREPROCESSING.image_size
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    photo = v2.functional.resize(decode_jpeg(encoded), [size, size], antialias=True)
-    if torch.rand(()) < 0.5:
-        photo = v2.functional.horizontal_flip(photo)
-    photo = v2.functional.to_dtype(photo, torch.float32, scale=True)
-    normalised: torch.Tensor = v2.functional.normalize(
-        photo, list(PREPROCESSING.mean), list(PREPROCESSING.std)
-    )
-    return normalised
-
-
 def _sample(item: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
-    return _pixels(item["jpg"]), item["cls"]
+    return pixels(item["jpg"]), item["cls"]
 
 
 # LitData
@@ -100,6 +77,10 @@ def _prepare_litdata(workload: Workload) -> None:
 
 def _run_litdata(workload: Workload) -> Measurement:
     import litdata
+    import simplejpeg  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
 
     def begin() -> Batches:
         dataset = litdata.StreamingDataset(
@@ -108,7 +89,7 @@ def _run_litdata(workload: Workload) -> Measurement:
         loader = litdata.StreamingDataLoader(
             dataset, batch_size=BATCH_SIZE, num_workers=workload.num_workers
         )
-        return to_device(iter(loader), workload)
+        return normalised(iter(loader), workload)
 
     return measure(workload, begin)
 
@@ -126,11 +107,14 @@ def _prepare_mosaic(workload: Workload) -> None:
 
 
 def _run_mosaic(workload: Workload) -> Measurement:
+    import simplejpeg  # noqa: F401
+    import torch
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
     from torch.utils.data import DataLoader
 
     clean_stale_shared_memory()
+    torch.set_num_threads(1)
 
     class Photos(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
@@ -143,7 +127,7 @@ def _run_mosaic(workload: Workload) -> Measurement:
         loader: DataLoader[Any] = DataLoader(
             dataset, batch_size=BATCH_SIZE, num_workers=workload.num_workers
         )
-        return to_device(iter(loader), workload)
+        return normalised(iter(loader), workload)
 
     return measure(workload, begin)
 
@@ -154,12 +138,13 @@ def _run_mosaic(workload: Workload) -> Measurement:
 def _run_spdl(workload: Workload) -> Measurement:
     import random
 
+    import simplejpeg  # noqa: F401
     import torch
     from spdl.pipeline import PipelineBuilder
 
     def read(photo: tuple[Path, int]) -> tuple[torch.Tensor, int]:
         path, label = photo
-        return _pixels(path.read_bytes()), label
+        return pixels(path.read_bytes()), label
 
     def collate(batch: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
         photos, labels = zip(*batch, strict=True)
@@ -180,7 +165,7 @@ def _run_spdl(workload: Workload) -> Measurement:
             .build(num_threads=workload.num_workers + 1)
         )
         with pipeline.auto_stop():
-            yield from to_device(iter(pipeline), workload)
+            yield from normalised(iter(pipeline), workload)
 
     return measure(workload, begin)
 
@@ -286,10 +271,12 @@ def _nothing(workload: Workload) -> None:
     """It reads the files that ImageFolder reads."""
 
 
-TORCHVISION: dict[str, str | int | bool] = {
-    "decode": "torchvision.io (libjpeg-turbo), v2 transforms",
+SIMPLEJPEG: Settings = {
+    "decode": "simplejpeg (libjpeg-turbo), at half its size where twice what is needed is left",
+    "resize": "PyTorch, bytes, channels last",
     "antialiased": True,
 }
+"""Of those that leave it to their users."""
 
 PEERS = (
     Peer(
@@ -298,7 +285,7 @@ PEERS = (
         "litdata",
         _prepare_litdata,
         _run_litdata,
-        {**TORCHVISION, "order": "shuffle=True: chunks, and within a chunk"},
+        {**SIMPLEJPEG, "order": "shuffle=True: chunks, and within a chunk"},
     ),
     Peer(
         "Mosaic Streaming",
@@ -306,7 +293,7 @@ PEERS = (
         "mosaicml-streaming",
         _prepare_mosaic,
         _run_mosaic,
-        {**TORCHVISION, "order": "shuffle=True (py1e)"},
+        {**SIMPLEJPEG, "order": "shuffle=True (py1e)"},
     ),
     Peer(
         "SPDL",
@@ -314,7 +301,7 @@ PEERS = (
         "spdl-io",
         _nothing,
         _run_spdl,
-        {**TORCHVISION, "workers": "threads", "order": "shuffled files"},
+        {**SIMPLEJPEG, "workers": "threads", "order": "shuffled files"},
     ),
     Peer(
         "tf.data",
