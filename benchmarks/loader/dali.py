@@ -32,8 +32,8 @@ def dali_reader_pipeline(
     """DALI's own reader of WebDataset shards, as its examples have it; mixed decode on a GPU.
 
     Photos that have their size already need no `resize`. The GPU's JPEG unit takes all of them, as
-    in our engine: that is the fastest here. `tuned`, it works further ahead, and leaves the pixels
-    in the order that they lie in.
+    in our engine: that is the fastest here. `tuned`, it has the newer executor and works further
+    ahead; channels last, three threads and a fused resize and flip were no faster.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -45,6 +45,7 @@ def dali_reader_pipeline(
         batch_size=batch_size,
         num_threads=threads,
         device_id=0 if on_gpu else None,
+        exec_dynamic=tuned,
         prefetch_queue_depth=4 if tuned else 2,
     )
     def pipeline() -> Any:
@@ -72,7 +73,7 @@ def dali_reader_pipeline(
             mirror=fn.random.coin_flip(probability=0.5),
             mean=[255 * m for m in PREPROCESSING.mean],
             std=[255 * s for s in PREPROCESSING.std],
-            output_layout="HWC" if tuned else "CHW",
+            output_layout="CHW",
             dtype=types.FLOAT16 if half else types.FLOAT,
         )
         # A count has as many bytes as digits; padded with zeros, they make one tensor.
@@ -110,7 +111,6 @@ def dali_reader(workload: Workload, resize: bool = True, tuned: bool = False) ->
             counts = torch.zeros(len(batch["digits"]), dtype=torch.int64)
             for digit in batch["digits"].unbind(1):
                 counts = torch.where(digit > 0, 10 * counts + digit - ord("0"), counts)
-            images = batch["images"].permute(0, 3, 1, 2) if tuned else batch["images"]
-            yield images, table[counts].to(workload.device, non_blocking=True)
+            yield batch["images"], table[counts].to(workload.device, non_blocking=True)
 
     return measure(workload, begin)

@@ -10,12 +10,12 @@ and the wait for the next batch make an accelerator's utilisation,
 
     AU = asleep / (asleep + waiting),
 
-over all steps of that half but the first. So that any rate can be told, a fraction of an
-accelerator or several are fed: k of them, which take a batch in 1/k of the time, where k is what
-the loader's rate at full pace would keep busy for 90% of the time, rate / (0.9 × 400 / 0.224 s).
-Were the loader as fast beside them, AU would be 0.9. What is told is k × AU / 0.9: as many as are
-busy for 90% of the time at the rate that it held beside them. It falls behind k where a loader does
-not work ahead while nobody asks, or where batches come unevenly.
+over all steps of that half but the first, whose batch came at full pace. So that any rate can be
+told, a fraction of an accelerator or several are fed: k of them, which take a batch in 1/k of the
+time, where k is what the loader's rate at full pace would keep busy for 90% of the time, rate /
+(0.9 × 400 / 0.224 s). Were the loader as fast beside them, AU would be 0.9. What is told is k × AU
+/ 0.9: as many as are busy for 90% of the time at the rate that it held beside them. It falls behind
+k where a loader does not work ahead while nobody asks, or where batches come unevenly.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ACCELERATOR_PER_S", "BUSY", "LEAST_BATCHES", "measure", "to_device"]
 
-LEAST_BATCHES = 4
-"""One to start, one at full pace, two for a step of the accelerators."""
+LEAST_BATCHES = 3
+"""One to start, one at full pace, one for the accelerators."""
 ACCELERATOR_PER_S = 400 / 0.224
 """Photos that an emulated H100 takes."""
 BUSY = 0.9
@@ -84,7 +84,7 @@ def measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
             first_at, has_workers = at, bool(multiprocessing.active_children())
         if last_left_out < number <= last_at_full_pace:
             waits.append(at - asked_at)
-        if number > last_at_full_pace + 1:
+        if number > last_at_full_pace:
             asleep, waiting = asleep + nap, waiting + at - asked_at
         if number == last_left_out:
             num_before, counted_from = num_delivered, at
@@ -95,7 +95,8 @@ def measure(workload: Workload, begin: Callable[[], Batches]) -> Measurement:
         if number == num_batches - last_left_out:
             # A worker that has nothing left to do may be gone at the end.
             workers_mib = workers_memory_mib()
-        if last_at_full_pace < number < num_batches:
+        # The first step, whose batch was the last one at full pace, is only begun.
+        if last_at_full_pace <= number < num_batches:
             fallen_asleep_at = time.perf_counter()
             time.sleep(len(images) * BUSY / rate)
             nap = time.perf_counter() - fallen_asleep_at
