@@ -24,7 +24,9 @@ class Loader:
 
     Ours beside torchvision's ImageFolder, webdataset and DALI's own reader, all doing the same
     work, and beside the limit: the same work with no loader around it. Of litdata,
-    mosaicml-streaming, spdl, tensorflow-cpu and ffcv, those that are installed here run too.
+    mosaicml-streaming, spdl, tensorflow-cpu and ffcv, those that are installed here run too
+    (benchmarks/peers.txt). Each is told with the emulated H100s that it feeds, as MLPerf Storage
+    counts them.
     """
 
     quick: bool = False
@@ -177,6 +179,24 @@ class Readme:
 
 
 @dataclass
+class Scale:
+    """Our loader over 100,000 shards: links to one tar of 1,000 tiny photos.
+
+    Seconds to the first batch, the memory that this takes, and what the order of a step costs.
+    """
+
+    quick: bool = False
+    """A hundredth of the shards: shows that it works."""
+    output: Output = None
+    """Folder for scale.json; else one of benchmarks/results, by hardware."""
+
+    def run(self) -> int:
+        from benchmarks.loader.scale import run
+
+        return run(quick=self.quick, output=self.output)
+
+
+@dataclass
 class Scaling:
     """What bounds each stage, from 10,000 photos on a laptop to a billion on a cluster: a model.
 
@@ -199,6 +219,7 @@ BENCHMARKS: dict[str, Callable[..., Loader | Sharding | Training | Tuning | Serv
 COMMANDS: dict[str, Callable[..., Any]] = {
     **BENCHMARKS,
     "all": Everything,
+    "scale": Scale,
     "scaling": Scaling,
     "readme": Readme,
 }

@@ -11,7 +11,7 @@ import torch
 
 import bintally.loading.dali_engine as dali_engine
 from benchmarks.gpu.context import PREPROCESSING, Context, failure
-from benchmarks.loader.contestants import dali_reader_pipeline
+from benchmarks.loader.dali import dali_reader_pipeline
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.loading.augmentation import Augmentation

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.loader.contestants import BATCH_SIZE, PREPROCESSING, Workload
+from benchmarks.loader.workload import BATCH_SIZE, PREPROCESSING, Workload
 from benchmarks.measure import Measurement, cpu_seconds, peak_memory_mib
 from bintally.errors import WorkError
 
@@ -56,6 +56,7 @@ def limit(workload: Workload) -> Measurement:
         raise WorkError(f"processed {num_photos:,} photos, not {workload.num_photos:,}")
     return {
         "photos_per_s": num_photos / wall_s,
+        "photos_per_s_per_core": num_photos / wall_s / workload.num_workers,
         "cpu_s_per_1000": sum(cpu_s for _, cpu_s, _ in answers) * 1000 / num_photos,
         "peak_memory_mib": sum(memory_mib for _, _, memory_mib in answers),
     }
