@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bintally.dataset.index import format_index, parse_index
-from bintally.dataset.manifest import Dataset, read_dataset
+from bintally.dataset.manifest import Dataset, Shard, Split, read_dataset
 from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place
 from sharding.tar import TarBuilder
@@ -112,3 +112,26 @@ def test_what_an_older_version_wrote_is_the_same_dataset(shards: Path) -> None:
     assert mine.files.keys() == {"catalog.parquet"}
     assert mine.sha256 == theirs.sha256
     assert json.loads(theirs.to_json()) == older
+
+
+a_shard = st.builds(
+    Shard,
+    st.text(),
+    st.text(),
+    st.integers(0),
+    st.integers(0),
+    st.text(),
+    st.dictionaries(st.text(), st.integers(0)),
+)
+
+
+@given(st.lists(st.lists(a_shard, max_size=3), min_size=1, max_size=3))
+def test_its_text_is_what_json_makes_of_it(splits: list[list[Shard]]) -> None:
+    dataset = Dataset(
+        ["a", "é"], 0, {}, {}, {f"s{i}": Split(1, {"é": 1}, s) for i, s in enumerate(splits)}
+    )
+    value = json.loads(dataset.to_json())
+    assert dataset.to_json().decode() == json.dumps(value, indent=1) + "\n"
+    assert [split["shards"] for split in value["splits"].values()] == [
+        [vars(shard) for shard in shards] for shards in splits
+    ]
