@@ -97,6 +97,7 @@ def run(blocks: list[Block], folder: Path) -> None:
         assert result.returncode == 0, block.commands + result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_of_sharding_run_as_they_are_written(folder: Path) -> None:
     run([b for b in BLOCKS if b.not_run is None and b.position < STAGE_2], folder)
     assert (folder / "shards/dataset.json").is_file()

@@ -38,6 +38,7 @@ def test_every_step_runs_and_has_a_row_in_the_table(tmp_path: Path) -> None:
     assert "not measured" not in goals
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_ends_alone_with_what_it_started(tmp_path: Path) -> None:
     child = "import time; time.sleep(600)"
     hang = (

@@ -61,6 +61,7 @@ def test_a_loop_of_ones_own_resumes_exactly_and_runs_under_torchrun(
         assert torch.equal(value, parts["model"][name]), name
 
 
+@pytest.mark.slow
 def test_timms_helpers_train_on_our_loader(shards: Path) -> None:
     assert "epoch 2: loss" in run(REPOSITORY / "examples/timm_loop.py", shards, "test_resnet")
 
