@@ -22,7 +22,7 @@ def main(context: Context) -> None:
     rendered = context.work / "rendered-bucket"
     synthesize(open_place(rendered), images=80 if context.smallest else 200, seed=1)
     shard(context, rendered, "rendered", Options())
-    number = 160 if context.smallest else 20_000
+    number = 240 if context.smallest else 20_000
     bucket = context.work / "big-bucket"
     repeat(context.originals, bucket, number)
     # As many shards as 16 workers of webdataset can share.
