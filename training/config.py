@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from bintally.dataset.labels import Classes, are_counts
 from bintally.errors import UsageError
 from bintally.options import (
+    DOWNLOADS,
     AugmentName,
     DeviceName,
     EngineName,
@@ -139,7 +140,7 @@ class FitConfig:
     machine, and any runs."""
     cache_gib: float = 0.0
     """The most that --cache may hold, in GiB; 0 is no limit."""
-    downloads: int = 16
+    downloads: int = DOWNLOADS
     """Shards on their way to --cache at a time, all processes of a machine together."""
     lanes: int = 0
     """Parts of an epoch that are read side by side, which machines divide; 0 follows from the

@@ -131,8 +131,7 @@ class SearchConfig:
                 "names; choose accuracy or loss"
             )
         base = self.base(space)
-        base.check()
-        base.check_classes(classes)
+        self._check_training(base, classes)
         for name, dimension in space.dimensions.items():
             if base.trainable == "head" and name in OF_FEATURES:
                 raise UsageError(
@@ -142,11 +141,20 @@ class SearchConfig:
             for value in dimension.ends():
                 setting: dict[str, Any] = {name: value}
                 try:
-                    changed = replace(base, **setting)
-                    changed.check()
-                    changed.check_classes(classes)
+                    self._check_training(replace(base, **setting), classes)
                 except UsageError as error:
                     raise UsageError(f"--space {self.space}: {error}") from error
+
+    @staticmethod
+    def _check_training(training: FitConfig, classes: Classes) -> None:
+        training.check()
+        training.check_classes(classes)
+        # Whatever `fit` would do, a search's heads are trained on kept features.
+        if training.trainable == "head" and training.augment not in ("none", "flip"):
+            raise UsageError(
+                f"--augment {training.augment}: the features that heads are searched on know flips "
+                "alone; search with --trainable all"
+            )
 
     def base(self, space: Space) -> FitConfig:
         """The training that a trial is, with the preset's values for what is searched.

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bintally.dataset.manifest import Shard
 from bintally.errors import UsageError, WorkError
+from bintally.options import DOWNLOADS
 from bintally.storage.place import TEMPORARY_SUFFIX, Place
 
 __all__ = [
-    "DOWNLOADS",
     "NOT_WHAT_WAS_WRITTEN",
     "NoRoom",
     "ShardCache",
@@ -35,8 +35,6 @@ NOT_WHAT_WAS_WRITTEN = "is not what was written (its sha256 differs)"
 PATIENCE_S = 60.0
 """How long room is waited for that other processes, or other splits, have open."""
 POLL_S = 0.05
-DOWNLOADS = 16
-"""S3 gives some 90 MB/s to a connection: enough for eight GPUs' photos of the original size."""
 
 Kept = Callable[[], frozenset[str]]
 """Says which shards, by their sha256, may not make room now."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
-from bintally.dataset.shard_cache import DOWNLOADS, shard_cache
+from bintally.dataset.shard_cache import shard_cache
 from bintally.device import find_device, find_machines, find_rank
 from bintally.errors import UsageError
 from bintally.loading.augmentation import Augmentation
@@ -20,7 +20,14 @@ from bintally.loading.engine import Engine
 from bintally.loading.engines import make_engine
 from bintally.loading.order import EvaluationOrder, Order, TrainingOrder
 from bintally.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from bintally.options import AugmentName, DeviceName, EngineName, OnBadSample, check_choice
+from bintally.options import (
+    DOWNLOADS,
+    AugmentName,
+    DeviceName,
+    EngineName,
+    OnBadSample,
+    check_choice,
+)
 from bintally.storage.opening import open_place
 
 __all__ = ["EpochLoader", "Loader"]

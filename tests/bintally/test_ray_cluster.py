@@ -42,11 +42,8 @@ def test_a_cluster_that_wants_a_token_says_so(bucket: Path, tmp_path: Path) -> N
         assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.slow
-def test_a_cluster_of_ones_own_needs_no_home() -> None:
-    code = (
-        "from bintally.ray_cluster import connect; connect('local'); import ray; print(ray.nodes())"
-    )
+def run_alone(code: str) -> str:
+    """What a program prints that has no home, and none of the variables that Ray reads."""
     environment = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -57,7 +54,15 @@ def test_a_cluster_of_ones_own_needs_no_home() -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert "'Alive': True" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_cluster_of_ones_own_needs_no_home() -> None:
+    code = (
+        "from bintally.ray_cluster import connect; connect('local'); import ray; print(ray.nodes())"
+    )
+    assert "'Alive': True" in run_alone(code)
 
 
 JOBS = """
@@ -74,14 +79,4 @@ print(*cluster.run([MetadataJob(open_place("."), [], 1)]), len(os.environ["RAY_A
 @pytest.mark.slow
 def test_jobs_on_a_cluster_of_ones_own_are_ours_alone() -> None:
     """Ray hears of a token only before it is imported; else it takes one that lies in the home."""
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", JOBS],
-        cwd=REPOSITORY,
-        env={**environment, "HOME": "/proc/nowhere"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "64"
+    assert run_alone(JOBS).split()[-1] == "64"

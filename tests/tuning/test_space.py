@@ -71,6 +71,7 @@ def test_a_mistake_is_named_with_its_place(text: str, told: str) -> None:
         ("image_size = [64, 128]", "image_size cannot be searched on a frozen backbone"),
         ('weights = ["none"]', "weights cannot be searched on a frozen backbone"),
         ('precision = ["bf16", "fp32"]', "precision cannot be searched on a frozen backbone"),
+        ('lr = [0.1]\naugment = "light"\nepochs = 1', "--augment light: the features that heads"),
     ],
 )
 def test_values_that_a_training_would_refuse_are_refused_before_anything_starts(

@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.counter import Counter
 from bintally.counting.decision import Answer, decide
@@ -42,9 +44,9 @@ PART = 2048
 """Photos of a part: some seconds of work, which is what an interruption costs."""
 BATCH_SIZE = 32
 FETCHERS = 32
+"""Photos fetched at a time from a place."""
 SHARDS_HELD = 6
 """Shards that a temporary cache has room for."""
-"""Photos fetched at a time from a place."""
 KEY = "key.json"
 PART_NAME = re.compile(rf"({re.escape(KEY)}|\d{{9,}}\.parquet)(.*{re.escape(TEMPORARY_SUFFIX)})?")
 
@@ -64,9 +66,8 @@ class SplitPhotos:
 
     def read(self, begin: int, end: int) -> Iterator[tuple[str, bytes | str, int | str | None]]:
         """Samples: id, JPEG, and the true count, or name."""
-        samples = self._samples()
-        for index in range(begin, end):
-            yield samples.ids[index], samples.photo(index).tobytes(), samples.label(index)
+        for photo, label, id_ in self._samples().read(np.arange(begin, end)):
+            yield id_, photo.tobytes(), label
 
     def _samples(self) -> Samples:
         return _open_samples(self)
