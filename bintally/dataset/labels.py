@@ -71,7 +71,7 @@ def read_label(data: bytes, rule: str) -> int | str:
     Raises `ValueError` with what follows on the file's name where there is none.
     """
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # Editors on Windows put a mark in front.
     except UnicodeDecodeError as error:
         raise ValueError("is no UTF-8 text") from error
     if rule.startswith(JSON_RULE):
@@ -81,6 +81,10 @@ def read_label(data: bytes, rule: str) -> int | str:
         raise ValueError("is empty")
     if "\0" in text:
         raise ValueError("is no text: it holds a zero byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape one.
+        raise ValueError("is no text: it holds a lone surrogate") from error
     if text.isascii() and text.isdigit():
         digits = text.lstrip("0") or "0"
         if len(digits) <= len(str(LARGEST_COUNT)) and int(digits) <= LARGEST_COUNT:

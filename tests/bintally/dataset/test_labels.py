@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 
 import pytest
@@ -22,6 +23,7 @@ from bintally.dataset.labels import check_label_rule, photo_component, read_labe
 def test_whole_numbers_are_counts_wherever_they_stand(number: int) -> None:
     text = f" {number}\n".encode()
     assert read_label(text, "cls") == read_label(text, "txt") == number
+    assert read_label(codecs.BOM_UTF8 + text, "cls") == number
     for value in (number, str(number)):
         assert read_label(json.dumps({"a": {"b": value}}).encode(), "json:a.b") == number
 
@@ -39,6 +41,7 @@ def test_all_other_text_is_a_name(text: str) -> None:
         (b" \n", "cls", "is empty"),
         (b"\xff\xfe", "txt", "is no UTF-8 text"),
         (b"a\0b", "cls", "holds a zero byte"),
+        (b'{"a": "\\ud83d"}', "json:a", "is no text: it holds a lone surrogate"),
         (b"{", "json:a", "is no JSON"),
         (b"[1]", "json:a", "has no key 'a'"),
         (b'{"a": {"c": 1}}', "json:a.b", "has no key 'a.b'"),

@@ -111,6 +111,24 @@ def test_a_machines_ranks_share_what_it_fetches(
     assert len(files[0] & files[1]) <= 8, "a shard in which a lane ends and another begins"
 
 
+def test_machines_with_unequal_numbers_of_ranks_see_the_same_steps(
+    many_shards: Path, monkeypatch: pytest.MonkeyPatch, open_loader: Open
+) -> None:
+    alone = steps_of([open_loader(str(many_shards), 0, 1)])
+    loaders = []
+    for rank, local_rank, here in ((0, 0, 2), (1, 1, 2), (2, 0, 1)):
+        for name, value in {
+            "RANK": rank,
+            "WORLD_SIZE": 3,
+            "LOCAL_RANK": local_rank,
+            "LOCAL_WORLD_SIZE": here,
+            "GROUP_WORLD_SIZE": 2,
+        }.items():
+            monkeypatch.setenv(name, str(value))
+        loaders.append(bintally.Loader(many_shards, batch_size=BATCH_SIZE, image_size=16, seed=3))
+    assert steps_of(loaders) == alone
+
+
 def test_a_slow_folder_is_staged_as_s3_is(
     many_shards: Path, open_loader: Open, tmp_path: Path
 ) -> None:
