@@ -139,7 +139,7 @@ def test_a_readme_is_checked_and_rewritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "README.md"
-    file.write_text("Index: <!--= measured/index_s as .1f -->99<!--/--> s, 12 s.\n")
+    file.write_text("Demo: <!--= measured/demo_s as .1f -->99<!--/--> s, 12 s.\n")
     assert run(check=True, path=file, folder=tmp_path) == 1
     told = capsys.readouterr().err
     assert "not 99" in told
