@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CatalogRow", "format_catalog", "parse_catalog"]
+__all__ = ["CatalogRow", "encode_catalog", "format_catalog", "parse_catalog", "read_catalog"]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,45 @@ def parse_catalog(data: bytes) -> list[CatalogRow]:
             row.skus = None if row.skus is None else tuple(row.skus)
             rows.append(row)
     return rows
+
+
+def encode_catalog(table: pa.Table) -> bytes:
+    """The bytes of `catalog.parquet`: equal tables, equal bytes.
+
+    The columns that every catalog has come first, null where `table` lacks one; its other columns
+    follow as they are.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    columns = {
+        field.name: table[field.name].cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    }
+    columns |= {name: table[name] for name in table.column_names if name not in columns}
+    sink = io.BytesIO()
+    # In one piece each, for how a column is cut into chunks would show in the bytes.
+    whole = pa.table(columns).combine_chunks().unify_dictionaries()
+    pq.write_table(whole.replace_schema_metadata(None), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_catalog(data: bytes) -> pa.Table:
+    """The columns of a `catalog.parquet`; `ValueError` where they are not those of a catalog."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    for field in _schema():
+        if field.name not in table.column_names:
+            raise ValueError(f"has no column {field.name}")
+    return table
 
 
 def _schema() -> pa.Schema:
