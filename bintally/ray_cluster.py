@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -115,8 +115,11 @@ class RayCluster:
         self._gpus = gpus
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        """The jobs' results, as they are done. A job's error is raised, and ends the others."""
+    def run(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        """The jobs' results, as they are done. A job's error is raised, and ends the others.
+
+        Jobs are taken as they are needed, a few ahead.
+        """
         import ray
 
         task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=self.RETRIES)(_run)

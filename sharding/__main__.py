@@ -13,10 +13,12 @@ import tyro
 from bintally.errors import UsageError
 from bintally.machine import num_cores
 from bintally.terminal.command import main
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pyarrow as pa
 
     from bintally.dataset.catalog import CatalogRow
     from sharding.adopt import Adoption
@@ -68,6 +70,9 @@ class Build:
     instead of in --workers processes here."""
     anonymous: bool = False
     """Send unsigned requests to the source, as a public bucket wants them."""
+    append: bool = False
+    """Add what the source holds by now to the dataset at --output. What is in a shard stays there,
+    and near-copies of an evaluation photo go where it is."""
     restart: bool = False
     """Delete what an earlier build made at --output, finished or not, and begin anew."""
 
@@ -90,6 +95,7 @@ class Build:
             self.options,
             distributor=RayCluster(self.ray) if self.ray else Processes(self.workers),
             connections=self.connections,
+            append=self.append,
             restart=self.restart,
         )
         _print_summary(self.output, result)
@@ -97,7 +103,9 @@ class Build:
 
 
 def _print_summary(output: str, result: Result) -> None:
-    statuses = result.catalog.statuses()
+    import pyarrow.compute as pc
+
+    catalog = result.catalog
     how = f"{result.resumed_shards} shards were there already" if result.resumed_shards else ""
     if result.was_complete:
         how = "was complete already; nothing written"
@@ -107,26 +115,33 @@ def _print_summary(output: str, result: Result) -> None:
         print(
             f"  {name:<10} {split.samples:>9,} samples in {len(split.shards):,} shards ({counts})"
         )
+    statuses = {
+        row["values"]: row["counts"] for row in catalog["status"].value_counts().to_pylist()
+    }
     for status, number in sorted(statuses.items()):
         print(f"  {status:<15} {number:>9,}")
-    if missing := sorted(result.plan.ids_not_found):
+    if missing := result.ids_not_found:
         print(f"  {len(missing):,} ids of the list are not in the source ({missing[0]}, …)")
-    converted = sum(
-        row.status == "sharded" and row.reason is not None for row in result.catalog.rows
-    )
-    if converted:
+    sharded = pc.equal(catalog["status"], "sharded")
+    if converted := pc.sum(pc.and_(sharded, pc.is_valid(catalog["reason"]))).as_py():
         print(f"  {converted:,} photos were converted (the catalog says how)")
-    reasons = [row for row in result.catalog.rows if row.status == "quarantined"]
-    for row in reasons[:10]:
-        print(f"    {row.id}: {row.reason}")
-    if len(reasons) > 10:
-        print(f"    and {len(reasons) - 10:,} more, in catalog.parquet")
-    leaks, evaluated = result.plan.leaks
-    at_random, _ = result.plan.leaks_at_random
-    print(
-        f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,} "
-        f"(a random split: {at_random:,})"
+    _print_reasons(catalog)
+    leaks, evaluated = result.leaks
+    at_random = (
+        f" (a random split: {result.leaks_at_random[0]:,})" if result.leaks_at_random else ""
     )
+    print(f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,}{at_random}")
+
+
+def _print_reasons(catalog: pa.Table) -> None:
+    """The first of the rows that are quarantined, each with its reason."""
+    import pyarrow.compute as pc
+
+    rows = catalog.select(["id", "reason"]).filter(pc.equal(catalog["status"], "quarantined"))
+    for row in rows.slice(0, 10).to_pylist():
+        print(f"    {row['id']}: {row['reason']}")
+    if len(rows) > 10:
+        print(f"    and {len(rows) - 10:,} more, in catalog.parquet")
 
 
 @dataclass

@@ -8,33 +8,49 @@ destination, and no build throws away what another one made, unless it is told t
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
-from bintally.dataset.catalog import format_catalog
-from bintally.dataset.manifest import CATALOG, DATASET, SPLITS, Dataset, Shard, Split
-from bintally.dataset.photo import Resize
+from bintally.dataset.catalog import read_catalog
+from bintally.dataset.labels import Classes
+from bintally.dataset.manifest import CATALOG, DATASET, Dataset
+from bintally.dataset.photo import Resize, prepare_photo
 from bintally.errors import UsageError, WorkError
 from bintally.storage.lease import Lease
 from bintally.storage.opening import take_lease
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress, say
+from sharding.columns import rows_at
 from sharding.destination import (
+    FILES,
     PLAN,
     Found,
     Identity,
     discard,
+    discard_unfinished,
     look,
     refuse_foreign_names,
     refuse_overlap,
     tidy,
 )
 from sharding.distribute import Distributor
-from sharding.planning.plan import Options, Plan, PlannedShard, make_plan
+from sharding.finish import describe, label_texts
+from sharding.integrity import find_damaged
+from sharding.planning.groups import count_leaks
+from sharding.planning.growth import held_splits
+from sharding.planning.options import Options
+from sharding.planning.plan import Plan, PlannedShard, make_plan
+from sharding.planning.selection import missing_ids, read_ids
 from sharding.shard import ShardJob, ShardRecord
-from sharding.source.catalog import Catalog, read_source
+from sharding.source.layout import read_source
+from sharding.source.rows import SourceRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Result", "build"]
 
@@ -44,12 +60,69 @@ class Result:
     """What a build did."""
 
     dataset: Dataset
-    catalog: Catalog
-    plan: Plan
+    catalog: pa.Table
+    """As `catalog.parquet` holds it."""
+    ids_not_found: Sequence[str]
+    """What the list of --ids names and the source does not hold."""
+    leaks: tuple[int, int]
+    """Evaluation samples with a neighbour in train, and evaluation samples."""
+    leaks_at_random: tuple[int, int] | None
+    """The same for a split that pays no heed to neighbours; None where nothing was split."""
     resumed_shards: int
     """Shards that an earlier build had finished."""
     was_complete: bool
     """The dataset was there already; nothing was written."""
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes shards."""
+
+    source: Place
+    rows: SourceRows
+    options: Options
+    lease: Lease
+    distributor: Distributor
+    connections: int
+
+    def make(
+        self, table: pa.Table, shards: Sequence[PlannedShard], classes: Classes, done: int = 0
+    ) -> Iterator[ShardRecord]:
+        """The shards, whose rows are those of `table`, as they are written; `done` photos are."""
+        import pyarrow.compute as pc
+
+        at_a_time = min(self.distributor.workers, max(1, len(shards)))
+        connections = max(1, self.connections // at_a_time)
+        prepare = partial(prepare_photo, resize=Resize.parse(self.options.resize))
+        labels = label_texts(table, classes)
+        # Which of the source's rows each one is.
+        source_rows = pc.index_in(table["id"], self.rows.table["id"])
+        listed = self.rows.table.select(["path", "bytes", "version"])
+
+        def job(shard: PlannedShard) -> ShardJob:
+            rows = source_rows.take(shard.rows)
+            photos = rows_at(listed, rows)
+            photos = photos.append_column("id", table["id"].take(shard.rows))
+            photos = photos.append_column("label", labels.take(shard.rows)).combine_chunks()
+            metadata = self.rows.json.take(rows.to_numpy())
+            return ShardJob(
+                shard.path,
+                shard.index,
+                photos,
+                metadata,
+                self.source,
+                self.lease,
+                connections,
+                prepare,
+            )
+
+        # The small ones, of which each split has one, fill in at the end.
+        ordered = sorted(shards, key=lambda shard: -len(shard.rows))
+        with Progress("shards", done + sum(len(s.rows) for s in shards), "photos") as progress:
+            progress.update(done)
+            for record in self.distributor.run(map(job, ordered)):
+                yield record
+                progress.update(len(record.photos))
 
 
 def build(
@@ -59,12 +132,14 @@ def build(
     *,
     distributor: Distributor,
     connections: int,
+    append: bool = False,
     restart: bool = False,
 ) -> Result:
     """Turns the bucket at `source` into a dataset at `destination`.
 
     `distributor` runs the jobs that make a shard each, with `connections` requests in flight in
-    all; neither changes a byte. `restart` deletes what an earlier build made at the destination.
+    all; neither changes a byte. `append` adds what the source holds by now to a complete dataset;
+    `restart` deletes what an earlier build made at the destination.
 
     Raises `UsageError` for a source or destination that does not fit, `WorkError` where another
     build is at work, or a place fails in mid-work: the same call then continues.
@@ -75,57 +150,37 @@ def build(
     refuse_foreign_names(destination)
     with take_lease(destination) as lease:
         found = look(destination, connections)
-        catalog = read_source(source, distributor, connections)
-        plan = make_plan(catalog, options)
-        identity = Identity(catalog.source, options.seed, plan.recorded, plan.digest)
+        if append and found.dataset is None:
+            raise UsageError(
+                f"{destination}: no complete dataset to append to; build it without --append first"
+            )
+        rows = read_source(source, distributor, connections)
         if restart:
             discard(found, lease)
             found = Found({})
-        _refuse_another(found, identity, destination)
-
-        def make(shards: Sequence[PlannedShard]) -> Iterable[ShardRecord]:
-            at_a_time = min(distributor.workers, max(1, len(shards)))
-            jobs = [
-                ShardJob(
-                    shard,
-                    {id_: catalog.photos[id_] for id_ in shard.ids},
-                    {id_: catalog.metadata[id_] for id_ in shard.ids},
-                    source,
-                    lease,
-                    max(1, connections // at_a_time),
-                    Resize.parse(options.resize),
-                )
-                for shard in shards
-            ]
-            # The small ones, of which each split has one, fill in at the end.
-            jobs.sort(key=lambda job: -len(job.shard.ids))
-            total = sum(len(shard.ids) for shard in plan.shards)
-            with Progress("shards", total, "photos") as progress:
-                progress.update(total - sum(len(job.shard.ids) for job in jobs))
-                for record in distributor.run(jobs):
-                    yield record
-                    progress.update(len(record.written) + len(record.quarantined))
-
-        if found.dataset is not None:
-            dataset = found.dataset
-            resumed = _mend(dataset, found, plan, lease, make)
+        maker = _Maker(source, rows, options, lease, distributor, connections)
+        listed = None if options.ids is None else read_ids(options.ids)
+        identity = Identity(rows.source, options.seed, options.recorded(listed), None)
+        if found.dataset is None:
+            plan = make_plan(rows, options)
+            _refuse_another(found, replace(identity, plan=plan.digest), destination)
+            result = _make(maker, found, plan, None)
         else:
-            lease.put(PLAN, identity.to_json())
-            records = {p: r for p, r in found.records.items() if found.has(r.shard)}
-            resumed = len(records)
-            missing = [shard for shard in plan.shards if shard.path not in records]
-            records |= {record.shard.path: record for record in make(missing)}
-            ordered = [records[shard.path] for shard in plan.shards]
-            if not any(record.shard.samples for record in ordered):
-                tidy(lease)
-                _refuse_useless(source, ordered)
-            dataset = _complete(catalog, plan, options, ordered, lease)
+            _refuse_another(found, identity, destination, append)
+            catalog = _read_catalog(found, lease, append)
+            num_whole = _mend(maker, found.dataset, catalog)
+            if append and rows.source != found.dataset.source:
+                result = _make(maker, found, make_plan(rows, options, catalog), found.dataset)
+            else:
+                discard_unfinished(found, lease)
+                result = _describe_complete(found.dataset, catalog, listed, num_whole)
         tidy(lease)
-        was_complete = found.dataset is not None and resumed == len(_shards(dataset))
-        return Result(dataset, catalog, plan, resumed, was_complete)
+        return result
 
 
-def _refuse_another(found: Found, identity: Identity, destination: Place) -> None:
+def _refuse_another(
+    found: Found, identity: Identity, destination: Place, append: bool = False
+) -> None:
     """Raises `UsageError` if what lies at the destination is not to become, or is not, what this
     build makes."""
     if not found.sizes:
@@ -137,16 +192,56 @@ def _refuse_another(found: Found, identity: Identity, destination: Place) -> Non
             f"{destination} holds what is left of another build; delete it with --restart, or "
             "choose another --output place"
         )
-    if differences := identity.differences(earlier):
+    if differences := identity.differences(earlier, of_source=not append):
+        only_grown = not identity.differences(earlier, of_source=False)
+        remedy = "add what is new with --append, " if found.dataset and only_grown else ""
         raise UsageError(
             f"{destination} holds {what} made with other options or from another source: this one "
-            f"has {', '.join(differences)}; choose another --output place, or delete what is there "
-            "and begin anew with --restart"
+            f"has {', '.join(differences)}; {remedy}choose another --output place, or delete what "
+            "is there and begin anew with --restart"
         )
 
 
+def _make(maker: _Maker, found: Found, plan: Plan, earlier: Dataset | None) -> Result:
+    """Writes the shards of a plan that are not there yet, and what belongs to them."""
+    lease, options = maker.lease, maker.options
+    identity = Identity(maker.rows.source, options.seed, plan.recorded, plan.digest)
+    if found.unfinished is not None and found.unfinished.plan != plan.digest:
+        # The source has grown again since an append of it was interrupted.
+        discard_unfinished(found, lease)
+    lease.put(PLAN, identity.to_json())
+    records = {path: r for path, r in found.records.items() if found.has(r.shard)}
+    missing = [shard for shard in plan.shards if shard.path not in records]
+    done = sum(len(shard.rows) for shard in plan.shards if shard.path in records)
+    resumed = len(records)
+    for record in maker.make(plan.table, missing, plan.classes, done):
+        records[record.shard.path] = record
+    ordered = [records[shard.path] for shard in plan.shards]
+    if earlier is None and not any(record.shard.samples for record in ordered):
+        tidy(lease)
+        _refuse_useless(maker.source, ordered)
+    dataset, table, files = describe(maker.rows, plan, ordered, options.seed, earlier)
+    sizes = {entry.path: entry.size_bytes for entry in lease.place.entries()}
+    for shard in dataset.shards:
+        if sizes.get(shard.path) != shard.bytes or shard.index not in sizes:
+            raise WorkError(
+                f"{lease.place}/{shard.path}: was changed or removed while the build was at work; "
+                "run the same command to continue"
+            )
+    lease.put(FILES, json.dumps(dataset.files).encode())
+    for path, data in files.items():
+        lease.put(path, data)
+    lease.put(DATASET, dataset.to_json())
+    lease.check()
+    return Result(
+        dataset, table, plan.ids_not_found, plan.leaks, plan.leaks_at_random, resumed, False
+    )
+
+
 def _refuse_useless(source: Place, records: Sequence[ShardRecord]) -> NoReturn:
-    reasons = Counter(reason for record in records for reason in record.quarantined.values())
+    reasons = Counter(
+        reason for record in records for reason in record.photos["reason"].to_pylist() if reason
+    )
     reason, number = reasons.most_common(1)[0]
     raise WorkError(
         f"{source}: none of the {reasons.total():,} photos can be sharded; of {number:,} the "
@@ -154,98 +249,87 @@ def _refuse_useless(source: Place, records: Sequence[ShardRecord]) -> NoReturn:
     )
 
 
-def _mend(
-    dataset: Dataset,
-    found: Found,
-    plan: Plan,
-    lease: Lease,
-    make: Callable[[Sequence[PlannedShard]], Iterable[ShardRecord]],
-) -> int:
+REMEDY = "make all of it anew with --restart"
+
+
+def _read_catalog(found: Found, lease: Lease, append: bool) -> pa.Table:
+    """The catalog of a complete dataset; of an interrupted append's, what belongs to it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    dataset = found.dataset
+    assert dataset is not None, "there is a catalog where there is a dataset"
+    try:
+        data = lease.place.get(CATALOG)
+    except FileNotFoundError:
+        raise WorkError(f"{lease.place}/{CATALOG}: missing; {REMEDY}") from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    catalog = read_catalog(data)
+    if dataset.files.get(CATALOG) in (None, sha256):
+        return catalog
+    if sha256 != found.pending.get(CATALOG):
+        raise WorkError(f"{lease.place}/{CATALOG}: not as it was written; {REMEDY}")
+    if not append:
+        raise UsageError(
+            f"{lease.place} is being added to, and that was interrupted; finish it with --append"
+        )
+    own = pa.array([shard.path for shard in dataset.shards])
+    shard = catalog["shard"].cast(pa.string())
+    shard = pc.if_else(pc.is_in(shard, own), shard, None)
+    return catalog.set_column(catalog.schema.get_field_index("shard"), "shard", shard)
+
+
+def _mend(maker: _Maker, dataset: Dataset, catalog: pa.Table) -> int:
     """Makes again what a complete dataset lacks; returns how many shards it did not lack.
 
     `WorkError` where that cannot be made as it was.
     """
-    remedy = "make all of it anew with --restart"
-    try:
-        changed = dataset.files.get(CATALOG) not in (None, _sha256(lease.place.get(CATALOG)))
-    except FileNotFoundError:
-        changed = True
-    if changed:
-        raise WorkError(f"{lease.place}/{CATALOG}: missing, or not as it was written; {remedy}")
-    shards = {shard.path: shard for shard in _shards(dataset)}
-    planned = {shard.path: shard for shard in plan.shards}
-    lost = [path for path, shard in shards.items() if not found.has(shard)]
-    if lost:
-        say(f"{lease.place}: {lost[0]} is gone, {len(lost):,} in all; making them again")
-    if not planned.keys() >= {*lost}:
-        raise WorkError(f"{lease.place}/{lost[0]}: gone, and no shard of the plan now; {remedy}")
-    for record in make([planned[path] for path in lost]):
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = maker.lease.place
+    shards = {shard.path: shard for shard in dataset.shards}
+    lost = find_damaged(place, dataset.shards, maker.distributor)
+    if not lost:
+        return len(shards)
+    say(f"{place}: {lost[0].path} is gone or damaged, {len(lost):,} in all; making them again")
+    number = pc.index_in(catalog["shard"].cast(pa.string()), pa.array([s.path for s in lost]))
+    number = number.fill_null(-1).to_numpy()
+    position = catalog["position"].fill_null(-1).to_numpy()
+    order = np.lexsort((position, number))
+    begins = np.searchsorted(number[order], np.arange(len(lost) + 1))
+    rows = [order[begins[n] : begins[n + 1]] for n in range(len(lost))]
+    there = pc.is_in(catalog["id"], maker.rows.table["id"]).to_numpy()
+    for shard, own in zip(lost, rows, strict=True):
+        if not there[own].all() or len(own) != shard.samples:
+            raise WorkError(f"{place}/{shard.path}: gone, and so are photos of it; {REMEDY}")
+    planned = [
+        PlannedShard(shard.path.partition("/")[0], shard.path, shard.index, own)
+        for shard, own in zip(lost, rows, strict=True)
+    ]
+    for record in maker.make(catalog, planned, dataset.classes):
         path = record.shard.path
         if record.shard.sha256 != shards[path].sha256:
-            lease.delete(path)
-            lease.delete(record.shard.index)
-            raise WorkError(f"{lease.place}/{path}: gone, and its photos have changed; {remedy}")
+            maker.lease.delete(path)
+            maker.lease.delete(record.shard.index)
+            raise WorkError(f"{place}/{path}: gone, and its photos have changed; {REMEDY}")
     return len(shards) - len(lost)
 
 
-def _complete(
-    catalog: Catalog,
-    plan: Plan,
-    options: Options,
-    records: Sequence[ShardRecord],
-    lease: Lease,
-) -> Dataset:
-    """Writes what belongs to the shards, `dataset.json` last."""
-    _complete_rows(catalog, records)
-    table = format_catalog(catalog.rows)
-    dataset = Dataset(
-        options.classes,
-        options.seed,
-        catalog.source,
-        plan.recorded,
-        {name: _split(name, plan, records, options.classes) for name in SPLITS},
-        {CATALOG: _sha256(table)},
+def _describe_complete(
+    dataset: Dataset, catalog: pa.Table, listed: Sequence[str] | None, num_whole: int
+) -> Result:
+    splits = held_splits(catalog)
+    groups = catalog["group"].combine_chunks().dictionary_encode().indices
+    held = splits >= 0
+    leaks = count_leaks(groups.fill_null(-1).to_numpy()[held], splits[held])
+    return Result(
+        dataset,
+        catalog,
+        missing_ids(listed or [], catalog["id"]),
+        leaks,
+        None,
+        num_whole,
+        num_whole == len(dataset.shards),
     )
-    sizes = {entry.path: entry.size_bytes for entry in lease.place.entries()}
-    for shard in _shards(dataset):
-        if sizes.get(shard.path) != shard.bytes or shard.index not in sizes:
-            raise WorkError(
-                f"{lease.place}/{shard.path}: was changed or removed while the build was at work; "
-                "run the same command to continue"
-            )
-    lease.put(CATALOG, table)
-    lease.put(DATASET, dataset.to_json())
-    lease.check()
-    return dataset
-
-
-def _shards(dataset: Dataset) -> list[Shard]:
-    return [shard for split in dataset.splits.values() for shard in split.shards]
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _complete_rows(catalog: Catalog, records: Sequence[ShardRecord]) -> None:
-    """Adds to the catalog what became of each photo."""
-    rows = {row.id: row for row in catalog.rows}
-    for record in records:
-        for position, sample in enumerate(record.written):
-            row = rows[sample.id]
-            row.shard, row.position = record.shard.path, position
-            row.width, row.height = sample.width, sample.height
-            row.crc32, row.reason = sample.crc32, sample.note
-        for id_, reason in record.quarantined.items():
-            rows[id_].put_aside("quarantined", reason)
-
-
-def _split(name: str, plan: Plan, records: Sequence[ShardRecord], classes: Sequence[int]) -> Split:
-    shards: list[Shard] = []
-    counts = Counter({str(count): 0 for count in classes})
-    for planned, record in zip(plan.shards, records, strict=True):
-        if planned.split == name and record.shard.samples:
-            in_shard = {str(c): record.shard.class_counts.get(str(c), 0) for c in classes}
-            shards.append(replace(record.shard, class_counts=in_shard))
-            counts.update(in_shard)
-    return Split(counts.total(), dict(counts), shards)

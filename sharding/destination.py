@@ -25,15 +25,17 @@ from bintally.storage.folder import Folder
 from bintally.storage.lease import Lease
 from bintally.storage.place import TEMPORARY_SUFFIX, ObjectRefused, Place
 from bintally.storage.s3.prefix import S3Prefix
-from sharding.shard import RECORDS, ShardRecord
-from sharding.source.catalog import IMAGES, METADATA
+from sharding.shard import RECORDS, ShardRecord, record_path
+from sharding.source.abid import IMAGES, METADATA
 from sharding.threads import map_in_threads
 
 __all__ = [
+    "FILES",
     "PLAN",
     "Found",
     "Identity",
     "discard",
+    "discard_unfinished",
     "is_index_of",
     "is_own",
     "is_record",
@@ -48,11 +50,13 @@ PLAN = f"{RECORDS}/plan"
 """The identity of what an unfinished build is making."""
 DISCARDED = f"{RECORDS}/discarded"
 """The `dataset.json` of a complete dataset that is being deleted."""
+FILES = f"{RECORDS}/files"
+"""The sha256 of each file that is about to be written beside the shards."""
 
 SPLIT = "|".join(SPLITS)
 OWN_NAME = re.compile(
     rf"{re.escape(DATASET)}|{re.escape(CATALOG)}|(?P<split>{SPLIT})/(?P=split)-\d{{6,}}\.(tar|idx)"
-    rf"|{re.escape(RECORDS)}/(plan|discarded|({SPLIT})-\d{{6,}}\.json)"
+    rf"|{re.escape(RECORDS)}/(plan|files|discarded|({SPLIT})-\d{{6,}}\.(arrow|json))"
 )
 
 OLD_PLAN = re.compile(rb"[0-9a-f]{64}")
@@ -73,7 +77,7 @@ class Identity:
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
-    def differences(self, earlier: Identity) -> list[str]:
+    def differences(self, earlier: Identity, *, of_source: bool = True) -> list[str]:
         """What this one has otherwise than an earlier one, in words."""
         words = [
             f"{_flag(name)} {_shown(value)} (it was {_shown(earlier.options.get(name))})"
@@ -82,7 +86,7 @@ class Identity:
         ]
         if self.seed != earlier.seed:
             words.append(f"--seed {self.seed} (it was {earlier.seed})")
-        if self.source != earlier.source:
+        if of_source and self.source != earlier.source:
             numbers = [
                 f"{identity.source.get('images')} photos and {identity.source.get('metadata')} "
                 "metadata files"
@@ -106,6 +110,8 @@ class Found:
     unfinished: Identity | None = None
     records: dict[str, ShardRecord] = field(default_factory=dict)
     """Of an unfinished build, by the shards' paths; what they name need not be there yet."""
+    pending: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of files that an unfinished build was about to write."""
 
     @property
     def identity(self) -> Identity | None:
@@ -155,44 +161,62 @@ def look(destination: Place, connections: int) -> Found:
     _refuse_names(destination, sizes)
     found = Found(sizes)
     recorded: dict[str, list[Shard]] = defaultdict(list)
-    small = sorted(p for p in sizes if not p.endswith(".tar"))
+    # What says whose the others are comes first. One at a time: indexes are large together.
+    small = sorted((p for p in sizes if not p.endswith(".tar")), key=lambda p: not _tells(p))
     try:
-        read = [*map_in_threads(destination.get, small, connections)]
+        for path, data in zip(
+            small, map_in_threads(destination.get, small, connections), strict=True
+        ):
+            try:
+                _read_small(found, recorded, path, data)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                _refuse(destination, path)
     except FileNotFoundError as error:
         raise WorkError(f"{destination}: files vanish while they are read; call again") from error
     except ObjectRefused as error:
         raise UsageError(f"{error}; move it away, or choose an empty --output place") from error
-    contents = dict(zip(small, read, strict=True))
-    for path, data in contents.items():
-        try:
-            if path in (DATASET, DISCARDED):
-                dataset = Dataset.from_json(data)
-                for shard in (shard for split in dataset.splits.values() for shard in split.shards):
-                    recorded[shard.path].append(shard)
-                    recorded[shard.index].append(shard)
-                if path == DATASET:
-                    found.dataset = dataset
-            elif path == PLAN and not OLD_PLAN.fullmatch(data):
-                found.unfinished = Identity(**json.loads(data))
-            elif path.startswith(f"{RECORDS}/") and path != PLAN:
-                record = ShardRecord.from_json(data)
-                recorded[record.shard.path].append(record.shard)
-                recorded[record.shard.index].append(record.shard)
-                found.records[record.shard.path] = record
-            elif path == CATALOG and not _is_catalog(data):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
-            _refuse(destination, path)
     for path, size in sizes.items():
-        if path.endswith(".tar"):
-            known = any(shard.bytes == size for shard in recorded[path])
-        elif path.endswith(".idx"):
-            known = any(is_index_of(contents[path], shard) for shard in recorded[path])
-        else:
-            known = path != CATALOG or found.identity is not None or DISCARDED in sizes
-        if not known:
+        if path.endswith(".tar") and not any(shard.bytes == size for shard in recorded[path]):
             _refuse(destination, path)
     return found
+
+
+def _tells(path: str) -> bool:
+    return path == DATASET or path.startswith(f"{RECORDS}/")
+
+
+def _read_small(found: Found, recorded: dict[str, list[Shard]], path: str, data: bytes) -> None:
+    """Takes in what a file says; raises `ValueError` and others where it is not as a build wrote
+    it, or nobody's that is known."""
+
+    def record(shard: Shard) -> None:
+        recorded[shard.path].append(shard)
+        recorded[shard.index].append(shard)
+
+    if path in (DATASET, DISCARDED):
+        dataset = Dataset.from_json(data)
+        for shard in dataset.shards:
+            record(shard)
+        if path == DATASET:
+            found.dataset = dataset
+    elif path == PLAN:
+        if not OLD_PLAN.fullmatch(data):
+            found.unfinished = Identity(**json.loads(data))
+    elif path == FILES:
+        found.pending = json.loads(data)
+    elif path.endswith(".json") and _tells(path):
+        record(Shard(**json.loads(data)["shard"]))  # An older version's.
+    elif _tells(path):
+        finished = ShardRecord.from_bytes(data)
+        record(finished.shard)
+        found.records[finished.shard.path] = finished
+    elif path.endswith(".idx"):
+        if not any(is_index_of(data, shard) for shard in recorded[path]):
+            raise ValueError
+    elif path == CATALOG:
+        known = found.identity is not None or DISCARDED in found.sizes
+        if not known or not _is_catalog(data):
+            raise ValueError
 
 
 def refuse_foreign_names(destination: Place) -> None:
@@ -222,6 +246,18 @@ def discard(found: Found, lease: Lease) -> None:
 
     for path in sorted(found.sizes.keys() | {DISCARDED}, key=last):
         lease.delete(path)
+
+
+def discard_unfinished(found: Found, lease: Lease) -> None:
+    """Deletes the shards that an unfinished build has added; its records go last, but for the
+    plan."""
+    complete = [] if found.dataset is None else [shard.path for shard in found.dataset.shards]
+    for path, record in found.records.items():
+        if path not in complete:
+            lease.delete(path)
+            lease.delete(record.shard.index)
+        lease.delete(record_path(path))
+    found.records.clear()
 
 
 def tidy(lease: Lease) -> None:

@@ -13,9 +13,10 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import Protocol, TypeVar
 
 from bintally.errors import WorkError
@@ -33,13 +34,17 @@ class Distributor(Protocol):
     workers: int
     """How many at a time."""
 
-    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        """The jobs' results, as they are done. A job's error is raised, and ends the others."""
+    def run(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        """The jobs' results, as they are done. A job's error is raised, and ends the others.
+
+        Jobs are taken as they are needed, a few ahead.
+        """
 
 
 PRELOADED = [
     "sharding.shard",
     "sharding.source.metadata_job",
+    "pyarrow",
     "simplejpeg",
     "bintally.storage.s3.prefix",
     "boto3",
@@ -53,12 +58,17 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
-    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        workers = min(self.workers, len(jobs))
-        if workers <= 1:
-            for job in jobs:
+    AHEAD = 2
+    """Jobs submitted for each worker."""
+
+    def run(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        waiting = iter(jobs)
+        first = [*islice(waiting, min(2, self.workers))]
+        if len(first) < 2:
+            for job in chain(first, waiting):
                 yield job.run()
             return
+        waiting = chain(first, waiting)
         # Not a fork of this process: the S3 client's threads would not survive it. A server that
         # has imported what a job needs, and nothing else, is forked in no time.
         context = multiprocessing.get_context("forkserver")
@@ -67,10 +77,15 @@ class Processes:
         usual, tempfile.tempdir = tempfile.gettempdir(), socket_folder()
         multiprocessing.util.get_temp_dir()
         tempfile.tempdir = usual
-        with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+        with ProcessPoolExecutor(self.workers, context, initializer=_begin) as pool:
             try:
-                for future in as_completed({pool.submit(job.run) for job in jobs}):
-                    yield future.result()
+                ahead = islice(waiting, self.AHEAD * self.workers)
+                running = {pool.submit(job.run) for job in ahead}
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        running |= {pool.submit(job.run) for job in islice(waiting, 1)}
+                        yield future.result()
             except BrokenProcessPool as error:
                 raise WorkError(
                     "a worker process died (out of memory?); run the same command to continue, "
@@ -89,8 +104,8 @@ def _begin() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a worker process"
 
-    def wait() -> None:
+    def follow() -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()

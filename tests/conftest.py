@@ -150,7 +150,7 @@ def shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the rendered bucket: six classes, several shards a split, odd sizes."""
     from sharding.build import build
     from sharding.distribute import Processes
-    from sharding.planning.plan import Options
+    from sharding.planning.options import Options
 
     folder = tmp_path_factory.mktemp("shards") / "dataset"
     options = Options(shard_samples=30)
@@ -163,7 +163,7 @@ def small_shards(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A dataset of many shards."""
     from sharding.build import build
     from sharding.distribute import Processes
-    from sharding.planning.plan import Options
+    from sharding.planning.options import Options
 
     folder = tmp_path_factory.mktemp("small") / "dataset"
     build(

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import shard
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from training.report.history import read_history
 from training.report.results import EVALUATION, METRICS
 

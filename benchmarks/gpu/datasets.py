@@ -9,7 +9,7 @@ from benchmarks.gpu.context import Context
 from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from synthetic.synthesize import synthesize
 
 __all__ = ["main"]

@@ -35,8 +35,9 @@ def render(scratch: Path, photos_per_core: int) -> str:
     from bintally.storage.opening import open_place
     from sharding.build import build
     from sharding.distribute import Processes
-    from sharding.planning.plan import Options, make_plan
-    from sharding.source.catalog import read_source
+    from sharding.planning.options import Options
+    from sharding.planning.plan import make_plan
+    from sharding.source.layout import read_source
     from synthetic.synthesize import synthesize
 
     num_cores = os.cpu_count() or 1
@@ -47,7 +48,7 @@ def render(scratch: Path, photos_per_core: int) -> str:
     options: dict[str, Any] = {"split": (1.0, 0.0, 0.0), "group": "none"}
     # webdataset deals whole shards to its workers: unequal ones would hold it up.
     plan = make_plan(read_source(source, Processes(1), 8), Options(**options))
-    num_photos = sum(len(shard.ids) for shard in plan.shards)
+    num_photos = sum(len(shard.rows) for shard in plan.shards)
     options["shard_samples"] = -(-num_photos // (2 * num_cores))
     build(source, destination, Options(**options), distributor=Processes(1), connections=8)
     return str(destination)

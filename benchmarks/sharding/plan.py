@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from sharding.source.catalog import Catalog
+
 from benchmarks.measure import Contestant, Measurement, peak_memory_mib, take_turns
 from bintally.dataset.catalog import CatalogRow
-from sharding.planning.plan import Options, make_plan
-from sharding.source.catalog import Catalog
+from sharding.planning.options import Options
+from sharding.planning.plan import make_plan
 
 __all__ = ["NUM_IMAGES", "class_totals", "describe_plan", "invent_catalog", "measure_plan", "plan"]
 

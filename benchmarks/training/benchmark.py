@@ -122,7 +122,7 @@ def render(scratch: Path, images: int, split: tuple[float, float, float] = (1.0,
     from bintally.storage.opening import open_place
     from sharding.build import build
     from sharding.distribute import Processes
-    from sharding.planning.plan import Options
+    from sharding.planning.options import Options
     from synthetic.synthesize import synthesize
 
     say(f"rendering {images:,} photos")

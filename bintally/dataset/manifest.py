@@ -117,6 +117,11 @@ class Dataset:
         return hashlib.sha256(replace(self, files={}, tars=None).to_json()).hexdigest()
 
     @property
+    def shards(self) -> list[Shard]:
+        """Those of all splits."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    @property
     def is_adopted(self) -> bool:
         """Whether others wrote its tars."""
         return self.options.get("command") == ADOPT

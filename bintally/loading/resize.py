@@ -1,30 +1,24 @@
 """One pass from a decoded photo to the model's input: antialiased resize, flip, normalise; where
 it is augmented, of a part of the photo, and with colours mixed.
 
-Compiled by numba at its first use on a machine, and kept: nobody needs a compiler. Beside PyTorch's
-own resize, which is as fast, it saves three passes over the photo and their memory.
+Beside PyTorch's own resize, which is as fast, it saves three passes over the photo and their
+memory.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import config, njit
 
-from bintally.storage.cache import cache_folder
+from bintally.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["augment_into", "resize_into"]
 
-if not os.environ.get("NUMBA_CACHE_DIR") and not os.access(Path(__file__).parent, os.W_OK):
-    # Numba keeps what it compiled beside this file. An installation may be read-only.
-    vars(config)["CACHE_DIR"] = str(cache_folder() / "numba")
-_compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+_compiled = compiled(fastmath=True)
 _float = np.float32
 # An unsigned index cannot count from the end, which would have to be asked for at every access.
 _index = np.uintp

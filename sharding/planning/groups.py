@@ -13,73 +13,99 @@ are of the same series of names and
   than 0.7), where 1% of unrelated pairs do.
 
 At a distance of three or more no two of ABID's bins share a product.
+
+ABID has two series of names: ids are zero-padded to five digits in one and unpadded in the other,
+which holds other photos: `988` is not `00988`. A photo whose id is no number, or of whose products
+nothing is known, has no neighbours.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["count_leaks", "neighbour_groups", "series_and_number"]
+from sharding.planning.options import Options
 
-FARTHEST = 2
-"""The distance of ids up to which one bin's photos lie."""
-FEW_PRODUCTS = 2
-"""A bin of at most so many products may be the same one as an empty neighbour."""
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["count_leaks", "group_photos", "may_have_neighbours", "neighbour_groups"]
+
+NUMBER = r"^[0-9]{1,18}$"
+"""An id that is a number, and not one that only a library could count with."""
+PADDED = 5
+"""Digits of an id of the padded series, and more."""
 
 
-def series_and_number(id_: str) -> tuple[str, int] | None:
-    """Which of ABID's two series of names an id belongs to, and its number there.
+def may_have_neighbours(ids: pa.Array, products: pa.Array) -> NDArray[np.bool_]:
+    """Which photos are comparable with their neighbours: by their ids, and by their products."""
+    import pyarrow.compute as pc
 
-    Ids are zero-padded to five digits in one series and unpadded in the other, which holds other
-    photos: `988` is not `00988`. None for a name that is no number.
+    numbered = pc.match_substring_regex(ids, NUMBER)
+    known: NDArray[np.bool_] = pc.and_(numbered, pc.is_valid(products)).to_numpy(False)
+    return known
+
+
+def neighbour_groups(ids: pa.Array, products: pa.Array) -> NDArray[np.int64]:
+    """The group of every photo: which place its first member has.
+
+    `ids` are ascending, each there once, and `products` the list of those in each one's bin.
     """
-    if not (id_.isascii() and id_.isdigit()):
-        return None
-    return ("padded" if len(id_) >= 5 else "unpadded"), int(id_)
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from sharding.planning.loops import join_neighbours
+
+    comparable = np.flatnonzero(may_have_neighbours(ids, products))
+    names = ids.take(pa.array(comparable))
+    numbers = names.cast(pa.int64()).to_numpy()
+    series = (pc.binary_length(names).to_numpy() >= PADDED).astype(np.int64)
+    order = np.lexsort((comparable, numbers, series))
+    # Of names that mean one number ("00001", "000001") the last is the one that has neighbours.
+    last = np.ones(len(order), bool)
+    same = (np.diff(numbers[order]) == 0) & (np.diff(series[order]) == 0)
+    last[:-1] = ~same
+    order = order[last]
+    lists = products.take(pa.array(comparable[order]))
+    codes = lists.flatten().dictionary_encode().indices.to_numpy()
+    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
+    groups = np.arange(len(ids))
+    join_neighbours(comparable[order], series[order], numbers[order], codes, ends, groups)
+    return groups
 
 
-def _neighbours(
-    products: Mapping[str, Sequence[str]],
-) -> Iterator[tuple[str, str]]:
-    """The pairs of ids that may show the same bin."""
-    by_number = {key: id_ for id_ in products if (key := series_and_number(id_)) is not None}
-    for (series, number), id_ in by_number.items():
-        for distance in range(1, FARTHEST + 1):
-            other = by_number.get((series, number + distance))
-            if other is None:
-                continue
-            a, b = products[id_], products[other]
-            emptied = distance == 1 and (not a) != (not b) and len(a) + len(b) <= FEW_PRODUCTS
-            if emptied or not set(a).isdisjoint(b):
-                yield id_, other
+def group_photos(good: pa.Table, options: Options) -> tuple[NDArray[np.int64], pa.Array]:
+    """What is never divided between splits: each photo's place among the names of groups.
 
-
-def neighbour_groups(products: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The group of every id, named by its smallest member.
-
-    `products` gives the products (SKUs) in each id's bin.
+    A group that labels give has its name from them, every other one that of its first photo.
     """
-    parent = {id_: id_ for id_ in products}
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def root(id_: str) -> str:
-        while parent[id_] != id_:
-            parent[id_] = parent[parent[id_]]
-            id_ = parent[id_]
-        return id_
+    ids = good["id"].combine_chunks()
+    if options.group == "none":
+        return np.arange(len(ids)), ids
+    groups = np.arange(len(ids))
+    if options.group == "neighbours":
+        groups = neighbour_groups(ids, good["skus"].combine_chunks())
+    if good["group"].null_count == len(good):
+        return groups, ids
+    named = pc.coalesce(good["group"].combine_chunks(), ids.take(pa.array(groups)))
+    encoded = named.dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
-    for a, b in _neighbours(products):
-        first, second = sorted((root(a), root(b)))
-        parent[second] = first
-    return {id_: root(id_) for id_ in products}
 
-
-def count_leaks(groups: Mapping[str, str], splits: Iterable[tuple[str, str]]) -> tuple[int, int]:
+def count_leaks(groups: NDArray[np.int64], splits: NDArray[np.int8]) -> tuple[int, int]:
     """How many evaluation photos have a photo of the same group in `train`, and of how many.
 
-    `splits` gives (id, split) of every sample.
+    `splits` holds the place of each photo's split in `SPLITS`, -1 for those in none.
     """
-    placed = [(groups[id_], split) for id_, split in splits]
-    in_train = {group for group, split in placed if split == "train"}
-    evaluated = Counter(group in in_train for group, split in placed if split != "train")
-    return evaluated[True], evaluated.total()
+    import numpy as np
+
+    in_train = np.zeros(int(groups.max(initial=-1)) + 1, bool)
+    in_train[groups[splits == 0]] = True
+    evaluated = in_train[groups[splits > 0]]
+    return int(evaluated.sum()), len(evaluated)

@@ -1,4 +1,4 @@
-"""The plan of a build: which samples go into which shard. A pure function of catalog and options.
+"""The plan of a build: which samples go into which shard. A pure function of source and options.
 
 Samples are shuffled before they are dealt to shards, so that each shard is a fair draw of its
 split: readers of WebDataset shuffle only locally.
@@ -8,86 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from bintally.dataset.catalog import CatalogRow
+from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import FORMAT, SPLITS
-from bintally.dataset.photo import Resize
 from bintally.errors import UsageError
-from sharding.planning.groups import count_leaks, neighbour_groups
-from sharding.planning.selection import read_ids, sample_groups
-from sharding.planning.split import assign_splits, shuffled
+from sharding.columns import rows_at
+from sharding.planning.groups import count_leaks, group_photos
+from sharding.planning.growth import BETWEEN, held_splits, with_earlier
+from sharding.planning.options import Options
+from sharding.planning.selection import exclude, missing_ids, read_ids
+from sharding.planning.split import assign_groups, prescribed_splits, shuffled
+from sharding.source.rows import SourceRows
 
 if TYPE_CHECKING:
-    from sharding.source.catalog import Catalog
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
-__all__ = ["Options", "Plan", "PlannedShard", "make_plan"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the bytes of a dataset, beside its source."""
-
-    max_count: int = 5
-    """Bins with more items are left out."""
-    min_count: int = 0
-    """Bins with fewer items are left out. The classes are this count to the largest."""
-    fraction: float | None = None
-    """Take this share of the photos, in whole neighbour groups and every class alike."""
-    limit: int | None = None
-    """Take this many photos, likewise."""
-    ids: Path | None = None
-    """Take the photos of this list: one id a line, or Udacity's file_list.json."""
-    split: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    """Shares of train, validation and test."""
-    group: Literal["neighbours", "none"] = "neighbours"
-    """What is never divided between splits: photos that may show the same bin, or nothing."""
-    shard_samples: int = 1000
-    """Samples in a shard; the last one of a split holds the rest."""
-    resize: str = ""
-    """Store photos smaller: 256 for the short side, 224x224 for that very size, up to 4096 pixels a
-    side. Encoded again at JPEG quality 95; as they are if not given."""
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises `UsageError` for a value that makes no sense."""
-        if not 0 <= self.min_count <= self.max_count:
-            raise UsageError(
-                f"--min-count {self.min_count} --max-count {self.max_count}: must be 0 or more, "
-                "and the former not above the latter"
-            )
-        if min(self.split) < 0 or abs(math.fsum(self.split) - 1) > 1e-6:
-            shares = " ".join(map(str, self.split))
-            raise UsageError(
-                f"--split {shares}: the three shares must be 0 or more and add up to 1"
-            )
-        if self.shard_samples < 1:
-            raise UsageError(f"--shard-samples {self.shard_samples}: must be at least 1")
-        if sum(value is not None for value in (self.fraction, self.limit, self.ids)) > 1:
-            raise UsageError("only one of --fraction, --limit and --ids may be given")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"--fraction {self.fraction}: must be above 0 and at most 1")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: must be at least 1")
-        Resize.parse(self.resize)
-
-    def recorded(self, ids: Sequence[str] | None) -> dict[str, Any]:
-        """The options as `dataset.json` holds them: the seed has a field of its own there, and
-        of a list of ids it is the content that counts."""
-        value = {k: v for k, v in vars(self).items() if k != "seed"}
-        value["split"] = list(self.split)
-        if ids is not None:
-            value["ids"] = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        return value
-
-    @property
-    def classes(self) -> list[int]:
-        """The counts that a model is to tell apart, ascending."""
-        return list(range(self.min_count, self.max_count + 1))
+__all__ = ["Plan", "PlannedShard", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -97,19 +38,23 @@ class PlannedShard:
     split: str
     path: str
     index: str
-    ids: Sequence[str]
+    rows: NDArray[np.int64]
+    """Its samples, in the tar's order: rows of the plan's table."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a build is going to write."""
 
+    table: pa.Table
+    """The source's rows, every one's fate decided but for what decoding may still find."""
     shards: Sequence[PlannedShard]
+    classes: Classes
     recorded: Mapping[str, Any]
     """The options, as `dataset.json` is to hold them."""
     digest: str
     """Equal plans of equal sources have equal digests: what one wrote, the other may keep."""
-    ids_not_found: set[str]
+    ids_not_found: Sequence[str]
     """What the list of --ids names and the source does not hold."""
     leaks: tuple[int, int]
     """Evaluation samples with a neighbour in train, and evaluation samples."""
@@ -117,93 +62,186 @@ class Plan:
     """The same for a split that pays no heed to neighbours."""
 
 
-def make_plan(catalog: Catalog, options: Options) -> Plan:
-    """Decides every row's fate but for what decoding may still find; marks the rows so.
+def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = None) -> Plan:
+    """Decides every row's fate but for what decoding may still find.
 
-    Raises `UsageError` where nothing is left to shard.
+    `earlier` is the catalog of a dataset that grows: what is in its shards stays there, and the
+    shards that are planned are the new ones. Raises `UsageError` where nothing is left to shard.
     """
-    ids = None if options.ids is None else read_ids(options.ids)
-    good = [row for row in catalog.rows if row.status == "sharded"]
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    listed = None if options.ids is None else read_ids(options.ids)
+    table = source.table if earlier is None else with_earlier(source.table, earlier)
+    places = np.flatnonzero(pc.equal(table["status"], "sharded"))
+    good = rows_at(table.select(DECIDING), places)
+    held = held_splits(table)[places]
     # Over all bins, those left out included: 5 and 7 items before and after a pick of 6 are
     # the same bin still.
-    neighbours = neighbour_groups({row.id: row.skus or () for row in good})
-    for row in good:
-        row.group = neighbours[row.id] if options.group == "neighbours" else row.id
-    counts = _select(good, options, neighbours, ids)
-    if not counts:
+    groups, names = group_photos(good, options)
+    reasons = exclude(good, held >= 0, groups, names, listed, options)
+    taken = np.flatnonzero(pc.is_null(reasons))
+    classes, class_of = _classes(rows_at(good, taken), options)
+    told = np.where(held < 0, prescribed_splits(good), held)[taken]
+    splits = _assign(class_of, groups[taken], names, held[taken], told, options)
+    at_random = assign_groups(
+        class_of, np.arange(len(taken)), good["id"].take(pa.array(taken)), *_how(options)
+    )
+    leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
+
+    split_of = np.full(len(good), -1, np.int8)
+    split_of[taken] = splits
+    between = np.zeros(len(good), bool)
+    between[taken[splits < 0]] = True
+    reasons = pc.if_else(between, BETWEEN, reasons)
+    table = _decide(
+        table,
+        places,
+        group=names.take(pa.array(groups)),
+        split=_split_names(split_of),
+        status=pc.if_else(pc.is_null(reasons), "sharded", "excluded"),
+        reason=reasons,
+    )
+    if not len(taken):
         raise UsageError(
-            f"none of the {len(catalog.rows):,} objects of the source is a photo with readable "
-            f"metadata that the options choose: {_why_none(catalog.rows)}"
+            f"none of the {len(table):,} objects of the source is a photo with readable "
+            f"metadata that the options choose: {_why_none(table)}"
         )
-    alone = {id_: id_ for id_ in counts}
-    at_random = assign_splits(counts, alone, options.split, options.seed)
-    splits = at_random
-    if options.group == "neighbours":
-        splits = assign_splits(counts, neighbours, options.split, options.seed)
-    for row in good:
-        row.split = splits.get(row.id)
-
-    shards = []
-    for split in SPLITS:
-        own = shuffled((i for i, s in splits.items() if s == split), options.seed, "shards")
-        for number, start in enumerate(range(0, len(own), options.shard_samples)):
-            stem = f"{split}/{split}-{number:06d}"
-            shard_ids = own[start : start + options.shard_samples]
-            shards.append(PlannedShard(split, f"{stem}.tar", f"{stem}.idx", shard_ids))
-    recorded = options.recorded(ids)
-    return Plan(
-        shards,
-        recorded,
-        _digest([FORMAT, catalog.source, options.seed, recorded], shards),
-        set(ids or ()) - {row.id for row in catalog.rows},
-        count_leaks(neighbours, splits.items()),
-        count_leaks(neighbours, at_random.items()),
-    )
+    new = (split_of >= 0) & (held < 0)
+    shards = _cut(table, places[new], split_of[new], earlier, options)
+    recorded = options.recorded(listed)
+    not_found = missing_ids(listed or [], table["id"])
+    identity = [FORMAT, source.source, options.seed, recorded]
+    digest = _digest(identity, table, shards)
+    return Plan(table, shards, classes, recorded, digest, not_found, *leaks)
 
 
-def _select(
-    good: Sequence[CatalogRow],
+DECIDING = ["id", "count", "label", "skus", "group", "split"]
+"""The columns that a plan is made from."""
+
+
+def _how(options: Options) -> tuple[Sequence[float], int, str]:
+    return options.split, options.seed, "split"
+
+
+def _assign(
+    class_of: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    names: pa.Array,
+    held: NDArray[np.int8],
+    told: NDArray[np.int8],
     options: Options,
-    neighbours: Mapping[str, str],
-    ids: Sequence[str] | None,
-) -> dict[str, int]:
-    """The counts of the rows that the options choose; the others are marked as excluded."""
-    listed = None if ids is None else set(ids)
-    counts: dict[str, int] = {}
-    for row in good:
-        assert row.count is not None, "a row is good only if its metadata tells its count"
-        if row.count > options.max_count:
-            row.put_aside("excluded", f"count is above --max-count {options.max_count}")
-        elif row.count < options.min_count:
-            row.put_aside("excluded", f"count is below --min-count {options.min_count}")
-        elif listed is not None and row.id not in listed:
-            row.put_aside("excluded", "not in the list of --ids")
-        else:
-            counts[row.id] = row.count
-    wanted, reason = len(counts), ""
-    if options.fraction is not None:
-        wanted = round(options.fraction * len(counts))
-        reason = f"not in the --fraction {options.fraction}"
-    elif options.limit is not None:
-        wanted, reason = options.limit, f"not in the --limit {options.limit}"
-    chosen = sample_groups(counts, neighbours, wanted, options.seed)
-    for row in good:
-        if row.id in counts and row.id not in chosen:
-            row.put_aside("excluded", reason)
-    return {id_: count for id_, count in counts.items() if id_ in chosen}
+) -> NDArray[np.int8]:
+    """The split of every sample; -1 for a new one that is between two.
+
+    `told` is the split that a sample is told, because it is `held` there or by its label, else -1.
+    """
+    import numpy as np
+
+    # Of each group, the splits in which it has samples already.
+    splits_of = np.zeros(len(names), np.int8)
+    np.bitwise_or.at(splits_of, groups[held >= 0], np.left_shift(1, held[held >= 0]))
+    only = np.array([-1, 0, 1, TWO, 2, TWO, TWO, TWO], np.int8)[splits_of[groups]]
+    splits = np.where(told < 0, only, told)
+    between = (held < 0) & (only != -1) & (splits != only)
+    splits[between | (splits == TWO)] = TWO
+    free = splits == -1
+    num_classes = int(class_of.max(initial=0)) + 1
+    filled = np.zeros((len(SPLITS), num_classes), np.int64)
+    placed = splits >= 0
+    np.add.at(filled, (splits[placed], class_of[placed]), 1)
+    splits[free] = assign_groups(class_of[free], groups[free], names, *_how(options), filled)
+    splits[splits == TWO] = -1
+    return splits
 
 
-def _why_none(rows: Sequence[CatalogRow]) -> str:
+TWO = -2
+"""Stands for a sample that belongs to two splits."""
+
+
+def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int64]]:
+    """What a model is to tell apart, and which of it each sample is."""
+    import pyarrow.compute as pc
+
+    if taken["label"].null_count == len(taken):
+        counts = taken["count"].to_numpy()
+        return [*range(options.min_count, options.max_count + 1)], counts - options.min_count
+    names = taken["label"].unique()
+    names = names.take(pc.sort_indices(names))
+    return names.to_pylist(), pc.index_in(taken["label"], names).to_numpy()
+
+
+def _split_names(splits: NDArray[np.int8]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(SPLITS).take(pa.array(splits, mask=splits < 0))
+
+
+def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> pa.Table:
+    """The table with what was decided of the rows at `places`; those of the others stay."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = np.full(len(table), -1)
+    place[places] = np.arange(len(places))
+    at = pa.array(place, mask=place < 0)
+    for name, column in columns.items():
+        decided = column.take(at)
+        if name in ("status", "reason"):  # Of a group and a split, labels have only told a wish.
+            decided = pc.coalesce(decided, table[name])
+        table = table.set_column(table.schema.get_field_index(name), name, decided)
+    return table.combine_chunks()
+
+
+def _cut(
+    table: pa.Table,
+    places: NDArray[np.int64],
+    splits: NDArray[np.int8],
+    earlier: pa.Table | None,
+    options: Options,
+) -> list[PlannedShard]:
+    """The samples of each split, shuffled, in shards, numbered on from those that are there."""
+    import pyarrow as pa
+
+    there = [] if earlier is None else earlier["shard"].unique().drop_null().to_pylist()
+    shards = []
+    for number, split in enumerate(SPLITS):
+        own = places[splits == number]
+        own = own[shuffled(table["id"].take(pa.array(own)), options.seed, "shards")]
+        last = max((_number(path) for path in there if path.startswith(f"{split}/")), default=-1)
+        for first in range(0, len(own), options.shard_samples):
+            last += 1
+            stem = f"{split}/{split}-{last:06d}"
+            rows = own[first : first + options.shard_samples]
+            shards.append(PlannedShard(split, f"{stem}.tar", f"{stem}.idx", rows))
+    return shards
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("-")[2].removesuffix(".tar"))
+
+
+def _why_none(table: pa.Table) -> str:
     """Of each status how many rows have it, and an example."""
-    by_status: dict[str, list[CatalogRow]] = {}
-    for row in rows:
-        by_status.setdefault(row.status, []).append(row)
-    most_first = sorted(by_status.values(), key=lambda own: (-len(own), own[0].status))
+    by_status = {}
+    for row in table["status"].value_counts().to_pylist():
+        place = table["status"].index(row["values"]).as_py()
+        example = table.select(["id", "reason"]).slice(place, 1).to_pylist()[0]
+        by_status[row["values"]] = (row["counts"], example)
+    most_first = sorted(by_status.items(), key=lambda item: (-item[1][0], item[0]))
     return "; ".join(
-        f"{len(own):,} {own[0].status} ({own[0].id}: {own[0].reason})" for own in most_first
+        f"{number:,} {status} ({example['id']}: {example['reason']})"
+        for status, (number, example) in most_first
     )
 
 
-def _digest(what: list[Any], shards: Sequence[PlannedShard]) -> str:
-    value = [*what, [vars(shard) for shard in shards]]
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+def _digest(identity: list[Any], table: pa.Table, shards: Sequence[PlannedShard]) -> str:
+    import pyarrow as pa
+
+    digest = hashlib.sha256(json.dumps(identity).encode())
+    for shard in shards:
+        ids = table["id"].take(pa.array(shard.rows)).to_pylist()
+        digest.update("\n".join([shard.path, *ids, ""]).encode())
+    return digest.hexdigest()

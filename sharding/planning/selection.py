@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
+from sharding.planning.options import Options
 from sharding.planning.split import assign_groups, shuffled
 
-__all__ = ["read_ids", "sample_groups"]
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["NOT_TAKEN", "exclude", "missing_ids", "read_ids", "sample_groups"]
+
+NOT_TAKEN = "not in the --"
+"""Begins the reason of a photo that --fraction or --limit left out."""
 
 
 def read_ids(file: Path) -> list[str]:
@@ -47,28 +56,86 @@ def _stem(path: str) -> str:
     return posixpath.splitext(posixpath.basename(path))[0]
 
 
-def sample_groups(
-    counts: Mapping[str, int], groups: Mapping[str, str], wanted: int, seed: int
-) -> set[str]:
-    """`wanted` of the ids in `counts`: whole groups, each class in its proportion.
+def missing_ids(listed: Sequence[str], ids: pa.Array) -> list[str]:
+    """Those of a list that are not among `ids`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    One or two fewer where only groups are left to choose from, which no number need fit.
+    wanted = pa.array(listed, pa.string())
+    missing: list[str] = wanted.filter(pc.invert(pc.is_in(wanted, ids))).to_pylist()
+    return missing
+
+
+def sample_groups(
+    classes: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    names: pa.Array,
+    wanted: int,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Which samples are taken, `wanted` in all: whole groups, each class in its proportion.
+
+    One or two fewer where only groups are left to choose from, which no number need fit. The
+    samples are as `assign_groups` takes them.
     """
-    total = len(counts)
-    if wanted >= total:
-        return set(counts)
-    share = wanted / total
-    assigned = assign_groups(counts, groups, (share, 1 - share), seed, "selection")
-    chosen = {id_ for id_, part in assigned.items() if part == 0}
-    members: dict[str, list[str]] = defaultdict(list)
-    for id_ in counts:
-        members[groups[id_]].append(id_)
+    import numpy as np
+
+    from sharding.planning.loops import settle
+
+    if wanted >= len(classes):
+        return np.ones(len(classes), bool)
+    share = wanted / len(classes)
+    parts = assign_groups(classes, groups, names, (share, 1 - share), seed, "selection")
+    sizes = np.bincount(groups, minlength=len(names))
+    chosen = np.zeros(len(names), bool)
+    chosen[groups[parts == 0]] = True
     # Dealing whole groups misses the number by a few; the smallest groups set that right.
-    smallest_first = sorted(shuffled(members, seed, "selection"), key=lambda g: len(members[g]))
-    for group in smallest_first:
-        if len(chosen) > wanted:
-            chosen.difference_update(members[group])
-    for group in smallest_first:
-        if members[group][0] not in chosen and len(chosen) + len(members[group]) <= wanted:
-            chosen.update(members[group])
-    return chosen
+    present = np.flatnonzero(sizes)
+    drawn = present[shuffled(names.take(present), seed, "selection")]
+    settle(chosen, sizes, drawn[np.argsort(sizes[drawn], kind="stable")], wanted)
+    return chosen[groups]
+
+
+def exclude(
+    good: pa.Table,
+    held: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    names: pa.Array,
+    listed: Sequence[str] | None,
+    options: Options,
+) -> pa.Array:
+    """Why the options leave out a row, null for one that they choose; what is `held` stays."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    reasons = pa.nulls(len(good), pa.string())
+    count = good["count"]
+    chosen: list[tuple[pa.Array, str]] = [
+        (pc.greater(count, options.max_count), f"count is above --max-count {options.max_count}"),
+        (pc.less(count, options.min_count), f"count is below --min-count {options.min_count}"),
+    ]
+    if listed is not None:
+        absent = pc.invert(pc.is_in(good["id"], pa.array(listed)))
+        chosen.append((absent, "not in the list of --ids"))
+    free = pa.array(~held)
+    for left_out, reason in chosen:
+        applies = pc.and_(pc.and_(pc.fill_null(left_out, False), free), pc.is_null(reasons))
+        reasons = pc.if_else(applies, reason, reasons)
+
+    candidates = np.flatnonzero(pc.and_(pc.is_null(reasons), free))
+    wanted, reason = len(candidates), ""
+    if options.fraction is not None:
+        wanted = round(options.fraction * len(candidates))
+        reason = f"{NOT_TAKEN}fraction {options.fraction}"
+    elif options.limit is not None:
+        wanted = max(0, options.limit - int(held.sum()))
+        reason = f"{NOT_TAKEN}limit {options.limit}"
+    label = good["label"] if count.null_count == len(good) else count
+    classes = label.take(pa.array(candidates)).combine_chunks().dictionary_encode().indices
+    taken = sample_groups(
+        classes.to_numpy().astype(np.int64), groups[candidates], names, wanted, options.seed
+    )
+    left = np.zeros(len(good), bool)
+    left[candidates[~taken]] = True
+    return pc.if_else(left, reason, reasons)

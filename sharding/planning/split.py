@@ -7,70 +7,88 @@ that it depends neither on the order of the input nor on a library's generator.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bintally.dataset.manifest import SPLITS
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
-__all__ = ["assign_groups", "assign_splits", "shuffled"]
+__all__ = ["assign_groups", "prescribed_splits", "shuffled"]
+
+CHUNK = 2**18
+"""Names that are Python's objects at a time."""
 
 
-def _draw(seed: int, purpose: str, name: str) -> bytes:
-    """A uniformly distributed key for `name`; equal on every machine, for ever."""
-    return hashlib.blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=16).digest()
+def shuffled(names: pa.Array, seed: int, purpose: str) -> NDArray[np.int64]:
+    """The places of `names` in an order that is random, and a function of the set of names, seed
+    and purpose; equal on every machine, for ever."""
+    import numpy as np
+    import pyarrow as pa
 
+    prefix = hashlib.blake2b(f"{seed}/{purpose}/".encode(), digest_size=16)
 
-def shuffled(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """`ids` in an order that is random, and a function of the set of ids, seed and purpose."""
-    return sorted(ids, key=lambda id_: _draw(seed, purpose, id_))
+    def draw(name: bytes) -> bytes:
+        drawn = prefix.copy()
+        drawn.update(name)
+        return drawn.digest()
+
+    keys = np.empty((len(names), 2), ">u8")
+    for start in range(0, len(names), CHUNK):
+        chunk = names.slice(start, CHUNK).cast(pa.binary()).to_pylist()
+        keys[start : start + CHUNK] = np.frombuffer(b"".join(map(draw, chunk)), ">u8").reshape(
+            -1, 2
+        )
+    return np.lexsort((keys[:, 1], keys[:, 0]))
 
 
 def assign_groups(
-    counts: Mapping[str, int],
-    groups: Mapping[str, str],
+    classes: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    names: pa.Array,
     ratios: Sequence[float],
     seed: int,
     purpose: str,
-) -> dict[str, int]:
+    filled: NDArray[np.int64] | None = None,
+) -> NDArray[np.int8]:
     """Deals samples to parts: which of `ratios`, adding up to one, each sample belongs to.
 
-    `counts` gives each sample's count, `groups` its group (for at least these ids). Groups are
-    dealt whole and in random order, larger ones first, each to the part whose share of the group's
-    classes is filled the least; the single samples that come last even out what the groups left
-    (iterative stratification, Sechidis et al. 2011, with groups for labels).
+    `classes` are those of the samples, from 0, in the order of their ids, and `groups` the place of
+    each one's group in `names`. Groups are dealt whole and in random order, larger ones first, each
+    to the part whose share of the group's classes is filled the least; the single samples that come
+    last even out what the groups left (iterative stratification, Sechidis et al. 2011, with groups
+    for labels). `filled`, (parts, classes), is what the parts have already.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    # Sorted, because sums of floats depend on their order: the caller's must not decide a draw.
-    for id_, count in sorted(counts.items()):
-        members[groups[id_]].append(count)
-    total = Counter(counts.values())
-    wanted = [{c: ratio * n for c, n in total.items()} for ratio in ratios]
-    filled = [dict.fromkeys(total, 0) for _ in ratios]
-    choices = [part for part, ratio in enumerate(ratios) if ratio > 0]
+    import numpy as np
 
-    def deficit(part: int, group: Sequence[int]) -> tuple[float, float]:
-        want, have = wanted[part], filled[part]
-        unfilled = 0.0
-        # Not sum(), which from Python 3.12 on rounds otherwise: the last bit decides a draw.
-        for c in group:
-            unfilled += 1 - have[c] / want[c]
-        return unfilled, ratios[part]
+    from sharding.planning.loops import deal
 
-    chosen = {}
-    for group in sorted(shuffled(members, seed, purpose), key=lambda g: -len(members[g])):
-        part = max(choices, key=lambda p: deficit(p, members[group]))
-        for count in members[group]:
-            filled[part][count] += 1
-        chosen[group] = part
-    return {id_: chosen[groups[id_]] for id_ in counts}
+    sizes = np.bincount(groups, minlength=len(names))
+    present = np.flatnonzero(sizes)
+    drawn = present[shuffled(names.take(present), seed, purpose)]
+    order = drawn[np.argsort(-sizes[drawn], kind="stable")]
+    place = np.empty(len(names), np.int64)
+    place[order] = np.arange(len(order))
+    # Within a group by id, because sums of floats depend on their order.
+    samples = np.argsort(place[groups], kind="stable")
+    ends = np.concatenate([[0], np.cumsum(sizes[order])])
+    if filled is None:
+        filled = np.zeros((len(ratios), int(classes.max(initial=0)) + 1), np.int64)
+    total = np.bincount(classes, minlength=filled.shape[1]) + filled.sum(axis=0)
+    wanted = np.asarray(ratios)[:, None] * total
+    parts = np.empty(len(order), np.int8)
+    deal(ends, classes[samples], wanted, filled.copy(), np.asarray(ratios, float), parts)
+    return parts[place[groups]]
 
 
-def assign_splits(
-    counts: Mapping[str, int],
-    groups: Mapping[str, str],
-    ratios: Sequence[float],
-    seed: int,
-) -> dict[str, str]:
-    """The split of every sample; `ratios` are the shares of train, validation and test."""
-    parts = assign_groups(counts, groups, ratios, seed, "split")
-    return {id_: SPLITS[part] for id_, part in parts.items()}
+def prescribed_splits(table: pa.Table) -> NDArray[np.int8]:
+    """The place in `SPLITS` of the split that labels prescribe, in the column `split`; else -1."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = pa.array(["train", "validation", "test", "val"])
+    place = pc.index_in(table["split"], names).fill_null(-1).to_numpy()
+    splits: NDArray[np.int8] = np.array([0, 1, 2, 1, -1], np.int8)[place]
+    return splits

@@ -1,13 +1,15 @@
-"""Metadata that was read once is kept: another build of the same bucket fetches none of it again.
+"""Metadata that was read once is kept: neither another build of the same bucket nor the job that
+writes a sample's shard fetches it again.
 
 Only of objects whose version is the MD5 of their content, as S3's ETags mostly are: that is checked
 before anything is kept, so what is found later is what the object holds, wherever it lies. Sizes
 and times prove nothing (two folders unpacked from reproducible archives agree in both), and a
-folder's files are read again in a fifth of a millisecond each.
+folder's files are read again in no time.
 
-The files lie in the user's cache folder, one for a thousand metadata objects, and are named by a
+The files lie in the user's cache folder, two for a thousand metadata objects: what was understood,
+and, compressed, what was read. They are named by a
 digest of the objects' names, sizes and versions: what has changed is read again, and nothing has to
-be told. All of ABID's takes about 400 MB.
+be told. All of ABID's takes about 400 MB. Another machine's jobs find none of it, and fetch.
 """
 
 from __future__ import annotations
@@ -15,77 +17,103 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
+import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bintally.errors import WorkError
 from bintally.storage.cache import cache_folder
 from bintally.storage.folder import write_atomically
 from bintally.storage.place import Entry
-from sharding.source.metadata_job import ParsedMetadata
 
-__all__ = ["CHUNK", "read_chunk", "write_chunk"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["CHUNK", "Chunk", "keep", "kept_file", "read_kept"]
 
 CHUNK = 1024
 """Objects in a file."""
 
-FORMAT = "3"
+FORMAT = "4"
 """To be changed with the columns, or with what `parse_metadata` makes of a file."""
 
 
-def _file(entries: Sequence[Entry]) -> Path:
-    listing = "".join(f"{e.path} {e.size_bytes} {e.version}\n" for e in entries)
-    digest = hashlib.sha256(f"{FORMAT}\n{listing}".encode()).hexdigest()
-    return cache_folder() / "metadata" / f"{digest}.parquet"
+@dataclass(frozen=True)
+class Chunk:
+    """Some of a source's metadata objects, as they were listed."""
+
+    number: int
+    listed: pa.Table
+    """Their `path`, `bytes` and `version`."""
+
+    def entries(self) -> list[Entry]:
+        return [Entry(*values) for values in zip(*self.listed.to_pydict().values(), strict=True)]
+
+    @cached_property
+    def name(self) -> str:
+        """Of its file, if it is kept."""
+        listing = "".join(f"{e.path} {e.size_bytes} {e.version}\n" for e in self.entries())
+        return hashlib.sha256(f"{FORMAT}\n{listing}".encode()).hexdigest()
 
 
-def read_chunk(entries: Sequence[Entry]) -> list[ParsedMetadata] | None:
-    """What the listed objects hold, in their order, or None if they have not been kept."""
+def read_kept(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch | None:
+    """What the objects of a chunk hold, the columns of `schema`, or None if it is not kept."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(_file(entries))
-        columns = [table[field.name].to_pylist() for field in fields(ParsedMetadata)]
+        with pa.OSFile(str(_path(chunk.name, PARSED))) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return None  # Damaged; it will be replaced.
-    return [
-        ParsedMetadata(path, count, None if skus is None else tuple(skus), *rest)
-        for path, count, skus, *rest in zip(*columns, strict=True)
-    ]
+    return batch if batch.schema == schema and len(batch) == len(chunk.listed) else None
 
 
-def write_chunk(entries: Sequence[Entry], parsed: Sequence[ParsedMetadata]) -> None:
-    """Keeps what the listed objects hold, if their versions prove it."""
+def kept_file(name: str, begin: int, end: int) -> bytes | None:
+    """The bytes of a metadata file of a kept chunk, or None if it is kept no more."""
+    try:
+        with _path(name, FILES).open("rb") as file:
+            return zlib.decompress(os.pread(file.fileno(), end - begin, begin))
+    except (OSError, zlib.error):
+        return None
+
+
+def keep(chunk: Chunk, parsed: pa.RecordBatch, contents: Sequence[bytes]) -> pa.RecordBatch | None:
+    """Keeps what the objects of a chunk hold, if their versions prove it.
+
+    Returns `parsed` with the column `end` filled in: where each file, compressed, ends among the
+    chunk's; None where nothing is kept.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if not all(map(_is_proved, entries, parsed)):
-        return
-
-    schema = pa.schema(
-        [
-            ("path", pa.string()),
-            ("count", pa.int64()),
-            ("skus", pa.list_(pa.string())),
-            ("reason", pa.string()),
-            ("sha256", pa.binary()),
-            ("data", pa.binary()),
-        ]
-    )
-    columns = {name: [getattr(item, name) for item in parsed] for name in schema.names}
+    if not all(map(_is_proved, chunk.listed["version"].to_pylist(), contents)):
+        return None
+    files = [zlib.compress(content, 1) for content in contents]
+    ends = pa.array(itertools.accumulate(map(len, files)), pa.int32())
+    parsed = parsed.set_column(parsed.schema.get_field_index("end"), "end", ends)
     sink = io.BytesIO()
-    # The data, which are nearly all of it, are compressed already.
-    pq.write_table(pa.table(columns, schema), sink, compression="none", use_dictionary=False)
+    with pa.ipc.new_file(sink, parsed.schema) as writer:
+        writer.write_batch(parsed)
     # A full disk is no reason to end: what is not kept is fetched again.
     with contextlib.suppress(WorkError):
-        write_atomically(_file(entries), sink.getvalue())
+        write_atomically(_path(chunk.name, FILES), *files)
+        write_atomically(_path(chunk.name, PARSED), sink.getvalue())
+        return parsed
+    return None
 
 
-def _is_proved(entry: Entry, parsed: ParsedMetadata) -> bool:
-    content = hashlib.md5(zlib.decompress(parsed.data), usedforsecurity=False)
-    return entry.version.strip('"') == content.hexdigest()
+PARSED, FILES = ".arrow", ".zlib"
+
+
+def _path(name: str, suffix: str) -> Path:
+    return cache_folder() / "metadata" / f"{name}{suffix}"
+
+
+def _is_proved(version: str, content: bytes) -> bool:
+    return version.strip('"') == hashlib.md5(content, usedforsecurity=False).hexdigest()

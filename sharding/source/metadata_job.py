@@ -1,55 +1,40 @@
-"""A job that fetches and parses some hundreds of metadata files: the catalog's unit of work."""
+"""A job that fetches and parses a thousand metadata files: the catalog's unit of work."""
 
 from __future__ import annotations
 
 import hashlib
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bintally.storage.place import Entry, ObjectChanged, ObjectRefused, Place
+from bintally.storage.place import Entry, ObjectRefused, Place
+from sharding.source.fetch import fetch
 from sharding.source.metadata import BadMetadata, parse_metadata
+from sharding.source.metadata_cache import Chunk, keep
 from sharding.threads import map_in_threads
 
-__all__ = ["MetadataJob", "ParsedMetadata", "Unread"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-
-@dataclass(frozen=True, slots=True)
-class ParsedMetadata:
-    """A metadata file and what it says: a count and products, or a reason why it says nothing."""
-
-    path: str
-    count: int | None
-    skus: tuple[str, ...] | None
-    reason: str | None
-    sha256: bytes
-    """Of the file."""
-    data: bytes
-    """The file, zlib-compressed."""
-
-    @classmethod
-    def of(cls, path: str, data: bytes) -> ParsedMetadata:
-        """Parses the bytes of a file."""
-        count, skus, reason = None, None, None
-        try:
-            known = parse_metadata(data)
-        except BadMetadata as error:
-            reason = str(error)
-        else:
-            count, skus = known.count, known.skus
-        sha256 = hashlib.sha256(data).digest()
-        return cls(path, count, skus, reason, sha256, zlib.compress(data, 1))
-
+__all__ = ["MetadataJob", "parsed_schema"]
 
 MAX_BYTES = 16_000_000
 """A metadata file that is larger (ABID's largest has 10 kB) would cost memory for nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """Why a metadata file could not be had."""
+def parsed_schema() -> pa.Schema:
+    """What is known of each metadata file. `sha256` is null where it could not be had, `count` and
+    `skus` where it tells none; `reason` says why."""
+    import pyarrow as pa
 
-    reason: str
+    return pa.schema(
+        [
+            ("count", pa.int32()),
+            ("skus", pa.list_(pa.string())),
+            ("reason", pa.string()),
+            ("sha256", pa.binary(32)),
+            ("end", pa.int32()),  # of the file in what this machine has kept, see `keep`
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -57,22 +42,39 @@ class MetadataJob:
     """Files to read; like a `ShardJob` it shares nothing, and runs in any process."""
 
     source: Place
-    entries: Sequence[Entry]
+    chunk: Chunk
     connections: int
     """Requests in flight."""
 
-    def run(self) -> tuple[Sequence[Entry], list[ParsedMetadata | Unread]]:
-        """Its entries, and for each what it holds or why it could not be had."""
-        return self.entries, [*map_in_threads(self._read, self.entries, self.connections)]
+    def run(self) -> tuple[int, pa.RecordBatch, bool]:
+        """The chunk's number, what its files hold, and whether they were kept."""
+        import pyarrow as pa
 
-    def _read(self, entry: Entry) -> ParsedMetadata | Unread:
+        entries = self.chunk.entries()
+        files = [*map_in_threads(self._read, entries, self.connections)]
+        rows = [_parsed(file) for file in files]
+        columns = {name: [row.get(name) for row in rows] for name in parsed_schema().names}
+        parsed = pa.record_batch(columns, schema=parsed_schema())
+        contents = [file for file in files if isinstance(file, bytes)]
+        kept = keep(self.chunk, parsed, contents) if len(contents) == len(files) else None
+        return self.chunk.number, parsed if kept is None else kept, kept is not None
+
+    def _read(self, entry: Entry) -> bytes | str:
+        """A file's bytes, or why they could not be had."""
         if entry.size_bytes > MAX_BYTES:
-            return Unread(f"{entry.path}: has {entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
+            return f"{entry.path}: has {entry.size_bytes:,} bytes, more than {MAX_BYTES:,}"
         try:
-            return ParsedMetadata.of(entry.path, self.source.fetch(entry))
-        except FileNotFoundError:
-            return Unread(f"{entry.path}: vanished before it was fetched")
-        except ObjectChanged:
-            return Unread(f"{entry.path}: changed before it was fetched")
+            return fetch(self.source, entry)
         except ObjectRefused as error:
-            return Unread(str(error))
+            return str(error)
+
+
+def _parsed(file: bytes | str) -> dict[str, object]:
+    if isinstance(file, str):
+        return {"reason": file}
+    sha256 = hashlib.sha256(file).digest()
+    try:
+        known = parse_metadata(file)
+    except BadMetadata as error:
+        return {"reason": str(error), "sha256": sha256}
+    return {"count": known.count, "skus": known.skus, "sha256": sha256}

@@ -19,7 +19,7 @@ class SampleJson(Protocol):
     def get(self, number: int) -> bytes:
         """The JSON of the shard's sample `number`, from 0.
 
-        Raises what `Place.fetch` raises where it has to be fetched and cannot be had.
+        Raises `ObjectRefused` where it has to be fetched and cannot be had.
         """
 
 

@@ -21,7 +21,7 @@ from bintally.storage.opening import open_place
 from serving.config import ServeConfig
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import Command
 from tests.serving.conftest import Server
 from training.evaluate import evaluate

@@ -10,7 +10,7 @@ from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from sharding.build import Result, build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 
 SMALL = Options(shard_samples=5)
 

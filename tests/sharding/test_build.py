@@ -25,7 +25,7 @@ from bintally.storage.folder import Folder
 from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import REPOSITORY, Command, contents
 
 OPTIONS = Options(shard_samples=30)

@@ -10,7 +10,7 @@ import pytest
 
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import Folder
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import contents
 from tests.sharding.builds import make
 

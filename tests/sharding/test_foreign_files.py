@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import contents, copy
 from tests.sharding.builds import make
 

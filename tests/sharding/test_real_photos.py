@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from bintally.dataset.manifest import SPLITS
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.sharding.test_build import catalog, make, samples_in_tars, true_counts
 
 

@@ -19,7 +19,7 @@ from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from sharding.verify import verify
 from tests.conftest import REPOSITORY
 

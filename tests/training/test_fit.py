@@ -17,7 +17,7 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.dataset.manifest import SPLITS
 from bintally.errors import UsageError
 from bintally.storage.opening import open_place
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import REPOSITORY, Command, copy
 from tests.sharding.builds import make
 from tests.training.runs import arguments, same_tensors, settings, torchrun

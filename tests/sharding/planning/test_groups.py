@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bintally.storage.opening import open_place
 from sharding.distribute import Processes
-from sharding.planning.groups import count_leaks, neighbour_groups, series_and_number
-from sharding.source.catalog import read_source
+from sharding.planning.groups import count_leaks
+from sharding.source.layout import read_source
+from tests.sharding.tables import groups_of
 
 
 def test_photos_that_share_a_product_within_two_ids_are_one_group() -> None:
-    groups = neighbour_groups(
+    groups = groups_of(
         {
             "00001": ["A", "B"],
             "00002": ["B", "C"],  # shares B with 00001
@@ -34,15 +36,15 @@ def test_photos_that_share_a_product_within_two_ids_are_one_group() -> None:
 
 
 def test_padded_and_unpadded_ids_are_never_neighbours() -> None:
-    groups = neighbour_groups({"00001": ["A"], "2": ["A"], "1": ["A"], "00988": ["A"]})
+    groups = groups_of({"00001": ["A"], "2": ["A"], "1": ["A"], "00988": ["A"]})
     assert groups == {"00001": "00001", "00988": "00988", "1": "1", "2": "1"}
-    assert series_and_number("988") != series_and_number("00988")
-    assert series_and_number("100000") == ("padded", 100000)
-    assert series_and_number("not-a-number") is None
+    groups = groups_of({"99999": ["A"], "100000": ["A"], "not-a-number": ["A"], "9" * 30: ["A"]})
+    assert groups["100000"] == groups["99999"]
+    assert groups["not-a-number"] == "not-a-number"
 
 
 def test_an_emptied_bin_is_grouped_with_the_few_products_it_held_before() -> None:
-    groups = neighbour_groups(
+    groups = groups_of(
         {"00001": ["A"], "00002": [], "00010": ["A", "B", "C"], "00011": [], "00020": ["A"]}
     )
     assert groups["00002"] == groups["00001"]
@@ -58,8 +60,8 @@ def test_an_emptied_bin_is_grouped_with_the_few_products_it_held_before() -> Non
 def test_groups_hold_all_that_share_a_product_and_depend_on_no_order(
     products: dict[str, list[str]],
 ) -> None:
-    groups = neighbour_groups(products)
-    assert groups == neighbour_groups(dict(reversed(products.items())))
+    groups = groups_of(products)
+    assert groups == groups_of(dict(reversed(products.items())))
     assert set(groups) == set(products)
     for a in products:
         assert groups[a] <= a
@@ -69,16 +71,17 @@ def test_groups_hold_all_that_share_a_product_and_depend_on_no_order(
 
 
 def test_a_leak_is_an_evaluation_sample_with_a_neighbour_in_train() -> None:
-    groups = {"1": "1", "2": "1", "3": "3", "4": "4"}
-    splits = [("1", "train"), ("2", "test"), ("3", "validation"), ("4", "train")]
+    groups = np.array([0, 0, 2, 3])
+    splits = np.array([0, 2, 1, 0], np.int8)  # train, test, validation, train
     assert count_leaks(groups, splits) == (1, 2)
 
 
 def test_no_leak_remains_on_the_real_photos(abid: Path) -> None:
-    from sharding.planning.plan import Options, make_plan
+    from sharding.planning.options import Options
+    from sharding.planning.plan import make_plan
 
-    catalog = read_source(open_place(abid / "bucket224"), Processes(1), 16)
-    plan = make_plan(catalog, Options())
+    rows = read_source(open_place(abid / "bucket224"), Processes(1), 16)
+    plan = make_plan(rows, Options())
     leaks, evaluated = plan.leaks_at_random
     assert evaluated == pytest.approx(2170, abs=10)
     assert 0.35 < leaks / evaluated < 0.5, "the near-copies that a random split lets through"

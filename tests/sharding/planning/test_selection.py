@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,17 +15,19 @@ from hypothesis import strategies as st
 from bintally.errors import UsageError
 from bintally.storage.opening import open_place
 from sharding.distribute import Processes
-from sharding.planning.plan import Options, make_plan
-from sharding.planning.selection import read_ids, sample_groups
-from sharding.planning.split import shuffled
-from sharding.source.catalog import Catalog, read_source
+from sharding.planning.options import Options
+from sharding.planning.plan import make_plan
+from sharding.planning.selection import read_ids
+from sharding.source.layout import read_source
+from sharding.source.rows import SourceRows
+from tests.sharding.tables import plan_rows, sample_of, shuffle
 
 
 def grouped(number: int, seed: int) -> tuple[dict[str, int], dict[str, str]]:
     """`number` samples with ABID's shares of counts, two thirds in groups of two or three."""
     shares = (27, 114, 213, 250, 223, 173)
     labels = [c for c, n in enumerate(shares) for _ in range(-(-n * number // 1000))][:number]
-    ids = shuffled((f"{i:05d}" for i in range(len(labels))), seed, "test")
+    ids = shuffle([f"{i:05d}" for i in range(len(labels))], seed, "test")
     sizes = [1 + i % 3 for i in range(number)]
     groups: dict[str, str] = {}
     for size in sizes:
@@ -38,7 +42,7 @@ def test_a_limit_takes_that_many_in_whole_groups_and_every_class_alike(
     wanted: int, seed: int
 ) -> None:
     counts, groups = grouped(1000, seed)
-    chosen = sample_groups(counts, groups, wanted, seed)
+    chosen = sample_of(counts, groups, wanted, seed)
     assert wanted - 2 <= len(chosen) <= wanted
     members = defaultdict(set)
     for id_ in counts:
@@ -48,12 +52,12 @@ def test_a_limit_takes_that_many_in_whole_groups_and_every_class_alike(
         whole, own = Counter(counts.values()), Counter(counts[id_] for id_ in chosen)
         for c, number in whole.items():
             assert abs(own[c] / wanted - number / 1000) < 0.04
-    assert chosen == sample_groups(dict(reversed(counts.items())), groups, wanted, seed)
+    assert chosen == sample_of(dict(reversed(counts.items())), groups, wanted, seed)
 
 
 def test_a_limit_above_all_takes_all() -> None:
     counts, groups = grouped(10, 0)
-    assert sample_groups(counts, groups, 1000, 0) == set(counts)
+    assert sample_of(counts, groups, 1000, 0) == set(counts)
 
 
 @pytest.mark.parametrize(
@@ -89,44 +93,46 @@ def test_udacitys_list_names_its_10441_photos(abid: Path) -> None:
 
 
 @pytest.fixture
-def catalog(bucket: Path) -> Catalog:
+def source(bucket: Path) -> SourceRows:
     return read_source(open_place(bucket), Processes(1), 4)
 
 
-def sharded(catalog: Catalog) -> dict[str, int]:
-    return {r.id: r.count for r in catalog.rows if r.status == "sharded" and r.count is not None}
+def sharded(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {row["id"]: row["count"] for row in rows if row["status"] == "sharded"}
 
 
-def test_counts_outside_the_range_are_excluded_and_the_classes_follow(catalog: Catalog) -> None:
-    options = Options(min_count=2, max_count=4)
-    make_plan(catalog, options)
-    assert set(sharded(catalog).values()) == {2, 3, 4}
-    assert options.classes == [2, 3, 4]
-    reasons = {r.reason for r in catalog.rows if r.status == "excluded"}
+def test_counts_outside_the_range_are_excluded_and_the_classes_follow(source: SourceRows) -> None:
+    plan = make_plan(source, Options(min_count=2, max_count=4))
+    rows = plan_rows(plan)
+    assert set(sharded(rows).values()) == {2, 3, 4}
+    assert plan.classes == [2, 3, 4]
+    reasons = {row["reason"] for row in rows if row["status"] == "excluded"}
     assert reasons == {"count is above --max-count 4", "count is below --min-count 2"}
 
 
 def test_a_list_of_ids_is_taken_and_what_is_missing_is_told(
-    catalog: Catalog, tmp_path: Path
+    source: SourceRows, tmp_path: Path
 ) -> None:
-    good = sorted(id_ for id_, count in sharded(catalog).items() if count <= 5)
+    good = sorted(i for i, count in sharded(source.table.to_pylist()).items() if count <= 5)
     wanted = [good[0], good[7], good[9]]
     (tmp_path / "ids").write_text("\n".join([*wanted, "99999", "nonsense"]))
-    plan = make_plan(catalog, Options(ids=tmp_path / "ids"))
-    assert sorted(sharded(catalog)) == wanted
-    assert plan.ids_not_found == {"99999", "nonsense"}
+    plan = make_plan(source, Options(ids=tmp_path / "ids"))
+    assert sorted(sharded(plan_rows(plan))) == wanted
+    assert plan.ids_not_found == ["99999", "nonsense"]
     assert str(tmp_path) not in json.dumps(plan.recorded), "the content counts, not the name"
 
 
 @pytest.mark.parametrize("options", [Options(limit=40), Options(fraction=0.3)])
-def test_what_is_not_taken_is_excluded_with_the_reason(catalog: Catalog, options: Options) -> None:
-    everyone = {id_ for id_, count in sharded(catalog).items() if count <= 5}
-    plan = make_plan(catalog, options)
-    taken = sharded(catalog)
+def test_what_is_not_taken_is_excluded_with_the_reason(
+    source: SourceRows, options: Options
+) -> None:
+    everyone = {i for i, count in sharded(source.table.to_pylist()).items() if count <= 5}
+    plan = make_plan(source, options)
+    taken = sharded(plan_rows(plan))
     assert len(taken) == (options.limit or round(0.3 * len(everyone)))
-    left = {r.id: r.reason for r in catalog.rows if r.id in everyone - taken.keys()}
+    left = {r["id"]: r["reason"] for r in plan_rows(plan) if r["id"] in everyone - taken.keys()}
     assert all(reason and "not in the --" in reason for reason in left.values())
-    assert sum(len(shard.ids) for shard in plan.shards) == len(taken)
+    assert sum(len(shard.rows) for shard in plan.shards) == len(taken)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +146,8 @@ def test_what_is_not_taken_is_excluded_with_the_reason(catalog: Catalog, options
         Options(fraction=1.5),
         Options(limit=0),
         Options(limit=3, fraction=0.5),
+        Options(group="bins"),
+        Options(group="column:"),
         Options(resize="huge"),
     ],
 )

@@ -19,7 +19,7 @@ from bintally.storage.opening import open_place
 from bintally.storage.place import Place
 from sharding.build import Result, build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from sharding.verify import verify
 from tests.conftest import contents
 from tests.sharding.faulty_s3 import faulty_proxy

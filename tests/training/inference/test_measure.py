@@ -14,7 +14,7 @@ from bintally.loading.batches import Batch
 from bintally.storage.opening import open_place
 from sharding.build import build
 from sharding.distribute import Processes
-from sharding.planning.plan import Options
+from sharding.planning.options import Options
 from tests.conftest import Command, contents
 from tests.training.runs import settings
 from tests.training.survival.test_survival import ALONE

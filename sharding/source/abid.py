@@ -1,0 +1,294 @@
+"""A bucket in ABID's layout: `bin-images/<id>.jpg`, and beside each photo `metadata/<id>.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bintally.errors import UsageError, WorkError
+from bintally.storage.place import Entry, Place
+from bintally.terminal.progress import Progress
+from sharding.columns import rows_at, sorted_by_id
+from sharding.distribute import Distributor
+from sharding.source.fetch import fetch
+from sharding.source.metadata_cache import CHUNK, Chunk, kept_file, read_kept
+from sharding.source.metadata_job import MetadataJob, parsed_schema
+from sharding.source.rows import SourceRows, source_schema
+from sharding.tar import LONGEST_ID
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["IMAGES", "METADATA", "read_abid"]
+
+IMAGES = "bin-images"
+METADATA = "metadata"
+
+
+def read_abid(source: Place, distributor: Distributor, connections: int) -> SourceRows:
+    """Lists a bucket in ABID's layout and reads all of its metadata.
+
+    `distributor` runs the jobs that read, with `connections` requests in flight in all.
+
+    Raises `UsageError` where the source is not there or holds no photos, `WorkError` where of its
+    metadata nothing can be had. What is odd about single objects is in their rows.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    source.check()
+    with ThreadPoolExecutor(2) as pool:
+        listings = pool.map(_list_ids, [source] * 2, (IMAGES, METADATA), (".jpg", ".json"))
+        (photos, foreign), (metadata, more) = listings
+    if not len(photos) + len(metadata):
+        raise UsageError(
+            f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
+        )
+    table = _pair(photos, metadata)
+    ids = table["id"].filter(pc.equal(table["status"], "sharded"))
+    listed = rows_at(metadata, pc.index_in(ids, metadata["id"]))
+    path = pc.binary_join_element_wise(f"{METADATA}/", ids, ".json", "")
+    listed = listed.set_column(0, "path", path)
+    parsed, kept = _read_metadata(source, listed, distributor, connections)
+    unread = parsed["reason"].filter(pc.is_null(parsed["sha256"]))
+    if len(unread) and len(unread) == len(parsed):
+        raise WorkError(
+            f"{source}: none of the {len(unread):,} metadata files can be had; {unread[0]}"
+        )
+    # From here on all rows, those without metadata with nothing.
+    place = pc.index_in(table["id"], ids)
+    complaint = parsed["reason"].take(place)
+    columns = {
+        "count": parsed["count"].take(place),
+        "skus": parsed["skus"].take(place),
+        "status": pc.if_else(pc.is_valid(complaint), "quarantined", table["status"]),
+        "reason": pc.coalesce(complaint, table["reason"]),
+    }
+    names = source_schema().names
+    table = pa.table({name: columns.get(name, table[name]) for name in names})
+    table = sorted_by_id(pa.concat_tables([table, _foreign_rows([*foreign, *more])]))
+    identity = {
+        "images": len(photos),
+        "metadata": len(metadata),
+        "sha256": _digest(parsed["sha256"], table),
+    }
+    place = pc.index_in(table["id"], ids).fill_null(-1).to_numpy()
+    end = parsed["end"].fill_null(0).to_numpy()
+    return SourceRows(table, _Metadata(source, listed, kept, end, place), identity)
+
+
+def _list_ids(source: Place, folder: str, suffix: str) -> tuple[pa.Table, list[Entry]]:
+    """The objects named `folder/<id>suffix`, and those that are not."""
+    import pyarrow as pa
+
+    schema = pa.schema([("id", pa.string()), ("bytes", pa.int64()), ("version", pa.string())])
+    foreign: list[Entry] = []
+    batches = []
+    own: list[tuple[str, int, str]] = []
+
+    def cut() -> None:
+        columns = [[*column] for column in zip(*own, strict=True)] or [[], [], []]
+        batches.append(pa.record_batch(columns, schema=schema))
+        own.clear()
+
+    for entry in source.entries(folder):
+        name = entry.path.removeprefix(f"{folder}/")
+        named = name.endswith(suffix) and "/" not in name and name != suffix
+        if named and (name.isascii() or _as_text(name) == name):
+            own.append((name.removesuffix(suffix), entry.size_bytes, entry.version))
+            if len(own) == OBJECTS:
+                cut()
+        else:
+            foreign.append(entry)
+    cut()
+    return pa.Table.from_batches(batches).combine_chunks(), foreign
+
+
+OBJECTS = 2**16
+"""Objects that are Python's at a time."""
+
+
+def _pair(photos: pa.Table, metadata: pa.Table) -> pa.Table:
+    """A row for each id, with what its photo and its metadata's being there say of it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    both = pa.chunked_array([*photos["id"].chunks, *metadata["id"].chunks]).unique()
+    ids = both.take(pc.sort_indices(both))
+    of_photo = pc.index_in(ids, photos["id"])
+    no_photo = pc.is_null(of_photo)
+    no_metadata = pc.is_null(pc.index_in(ids, metadata["id"]))
+
+    def named(folder: str, suffix: str) -> pa.Array:
+        return pc.binary_join_element_wise(folder, ids, suffix, "")
+
+    status = pc.if_else(no_metadata, "orphan-image", "sharded")
+    status = pc.if_else(no_photo, "orphan-metadata", status)
+    nothing = pa.nulls(len(ids), pa.string())
+    reason = pc.if_else(no_metadata, named(f"no {METADATA}/", ".json"), nothing)
+    reason = pc.if_else(no_photo, named(f"no {IMAGES}/", ".jpg"), reason)
+    odd = pc.and_(pc.equal(status, "sharded"), pc.invert(pc.match_substring_regex(ids, FLAT)))
+    complaints = pa.array([_unusable(id_) for id_ in ids.filter(odd).to_pylist()], pa.string())
+    columns = {
+        "id": ids,
+        "path": pc.if_else(no_photo, None, named(f"{IMAGES}/", ".jpg")),
+        "bytes": photos["bytes"].take(of_photo),
+        "version": photos["version"].take(of_photo),
+        "status": pc.if_else(odd, "quarantined", status),
+        "reason": pc.replace_with_mask(reason, odd, complaints),
+    }
+    return pa.table(
+        {
+            field.name: columns.get(field.name, pa.nulls(len(ids), field.type))
+            for field in source_schema()
+        }
+    )
+
+
+FLAT = rf"^[!-\-/-~]{{1,{LONGEST_ID}}}$"
+"""An id that can be the name of a sample: printable ASCII without a space or a dot."""
+
+
+def _unusable(id_: str) -> str:
+    """Why an id cannot be the name of a sample."""
+    if "." in id_:
+        return "id has a dot, and WebDataset takes what follows the first dot for the extension"
+    if not id_.isascii() or not id_.isprintable() or " " in id_:
+        return "id has characters that a DALI index cannot hold"
+    return f"id is longer than {LONGEST_ID} characters"
+
+
+def _read_metadata(
+    source: Place, listed: pa.Table, distributor: Distributor, connections: int
+) -> tuple[pa.Table, list[str | None]]:
+    """What metadata files hold, and which chunks of them this machine has kept: what was kept is
+    taken, the rest fetched and kept."""
+    import numpy as np
+    import pyarrow as pa
+
+    batches: list[pa.RecordBatch] = []
+    kept: list[str | None] = []
+    missing: list[Chunk] = []
+    with Progress("metadata", len(listed), "files") as progress:
+        for start in range(0, len(listed), CHUNK):
+            part = rows_at(listed, np.arange(start, min(start + CHUNK, len(listed))))
+            chunk = Chunk(len(batches), part.to_batches()[0])
+            batch = read_kept(chunk, parsed_schema())
+            batches.append(batch)
+            kept.append(None if batch is None else chunk.name)
+            if batch is None:
+                missing.append(chunk)
+            else:
+                progress.update(len(part))
+        names = {chunk.number: chunk.name for chunk in missing}
+        at_a_time = min(distributor.workers, max(1, len(missing)))
+        jobs = [MetadataJob(source, chunk, max(1, connections // at_a_time)) for chunk in missing]
+        for number, batch, is_kept in distributor.run(jobs):
+            batches[number] = batch
+            kept[number] = names[number] if is_kept else None
+            progress.update(len(batch))
+    return pa.Table.from_batches(batches, parsed_schema()).combine_chunks(), kept
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The metadata files, of which each sample gets its own, byte for byte."""
+
+    source: Place
+    listed: pa.Table
+    kept: Sequence[str | None]
+    end: NDArray[np.int32]
+    """Where each of the listed files ends among those of its chunk that are kept."""
+    place: NDArray[np.int64]
+    """Of a row, which of the listed files is its."""
+
+    def take(self, rows: NDArray[np.int64]) -> _Files:
+        places = self.place[rows]
+        kept = [
+            (self.kept[place // CHUNK], int(self.end[place - 1] if place % CHUNK else 0), end)
+            for place, end in zip(places, self.end[places].tolist(), strict=True)
+        ]
+        return _Files(self.source, rows_at(self.listed, places), kept)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The metadata files of a shard."""
+
+    source: Place
+    listed: pa.Table
+    kept: Sequence[tuple[str | None, int, int]]
+
+    def get(self, number: int) -> bytes:
+        name, begin, end = self.kept[number]
+        data = None if name is None else kept_file(name, begin, end)
+        if data is None:
+            row = self.listed.slice(number, 1).to_pylist()[0]
+            data = fetch(self.source, Entry(*row.values()))
+        return data
+
+
+def _foreign_rows(entries: Sequence[Entry]) -> pa.Table:
+    """Rows for what is neither a photo nor metadata."""
+    import pyarrow as pa
+
+    ordered = sorted(entries, key=lambda entry: entry.path)
+    rows = [
+        {
+            "id": _as_text(entry.path),
+            "bytes": entry.size_bytes,
+            "status": "quarantined",
+            "reason": _why_foreign(entry.path),
+        }
+        for entry in ordered
+    ]
+    return pa.Table.from_pylist(rows, source_schema())
+
+
+def _as_text(name: str) -> str:
+    """A name with what in it is not UTF-8 written out: a folder's files may be called anything."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _why_foreign(path: str) -> str:
+    """Why an object is neither a photo nor metadata."""
+    if _as_text(path) != path:
+        return "its name is not UTF-8"
+    kind = OTHER_IMAGES.get(posixpath.splitext(path)[1].lower())
+    if kind is not None:
+        return f"named as a {kind}; a photo is a JPEG named {IMAGES}/<id>.jpg"
+    return f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json"
+
+
+OTHER_IMAGES = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".heic": "HEIC",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WebP",
+}
+
+
+def _digest(metadata: pa.ChunkedArray, table: pa.Table) -> str:
+    """Of all that decides a dataset: what metadata files hold, and each object's size and fate."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    digest = hashlib.sha256()
+    for chunk in metadata.drop_null().chunks:
+        digest.update(memoryview(chunk.buffers()[1]))
+    for start in range(0, len(table), OBJECTS):
+        part = table.slice(start, OBJECTS)
+        size = pc.coalesce(part["bytes"].cast(pa.string()), "None")
+        lines = pc.binary_join_element_wise(part["id"], size, part["status"], " ")
+        digest.update("\n".join([*lines.to_pylist(), ""]).encode())
+    return digest.hexdigest()
