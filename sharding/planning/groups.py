@@ -76,13 +76,15 @@ def neighbour_groups(ids: pa.Array, products: pa.Array) -> NDArray[np.int64]:
     return groups
 
 
-def group_photos(good: pa.Table, options: Options) -> tuple[NDArray[np.int64], pa.Array]:
+def group_photos(
+    good: pa.Table, options: Options, alone: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int64], pa.Array]:
     """What is never divided between splits: each photo's place among the names of groups.
 
-    A group that labels give has its name from them, every other one that of its first photo.
+    A group that labels give has its name from them, every other one that of its first photo. Those
+    that are `alone` join none.
     """
     import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     ids = good["id"].combine_chunks()
@@ -90,10 +92,15 @@ def group_photos(good: pa.Table, options: Options) -> tuple[NDArray[np.int64], p
         return np.arange(len(ids)), ids
     groups = np.arange(len(ids))
     if options.group == "neighbours":
-        groups = neighbour_groups(ids, good["skus"].combine_chunks())
+        products = good["skus"].combine_chunks()
+        if alone is not None:
+            products = pc.if_else(alone, None, products)
+        groups = neighbour_groups(ids, products)
     if good["group"].null_count == len(good):
         return groups, ids
-    named = pc.coalesce(good["group"].combine_chunks(), ids.take(pa.array(groups)))
+    named = pc.coalesce(good["group"].combine_chunks(), ids.take(groups))
+    if alone is not None:
+        named = pc.if_else(alone, ids, named)
     encoded = named.dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 

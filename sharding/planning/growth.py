@@ -53,6 +53,11 @@ def with_earlier(source: pa.Table, catalog: pa.Table) -> pa.Table:
         return pa.table(columns)
 
     held = catalog.filter(pc.is_valid(catalog["shard"]))
+    # A group that labels do not give is found anew, for a new photo may join two.
+    told = source["group"].take(pc.index_in(held["id"], source["id"]))
+    if source["group"].null_count < len(source):
+        told = pc.coalesce(told, held["group"])
+    held = held.set_column(held.schema.get_field_index("group"), "group", told)
     fresh = source.filter(pc.invert(pc.is_in(source["id"], held["id"])))
     left_out = catalog.filter(
         pc.and_(

@@ -69,7 +69,6 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     shards that are planned are the new ones. Raises `UsageError` where nothing is left to shard.
     """
     import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     listed = None if options.ids is None else read_ids(options.ids)
@@ -85,20 +84,23 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     classes, class_of = _classes(rows_at(good, taken), options)
     told = np.where(held < 0, prescribed_splits(good), held)[taken]
     splits = _assign(class_of, groups[taken], names, held[taken], told, options)
+    between = np.zeros(len(good), bool)
+    between[taken[splits == NONE]] = True
+    if between.any():
+        # Without what is between them, groups are apart.
+        groups, names = group_photos(good, options, between)
     at_random = assign_groups(
-        class_of, np.arange(len(taken)), good["id"].take(pa.array(taken)), *_how(options)
+        class_of, np.arange(len(taken)), good["id"].take(taken), *_how(options)
     )
     leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
 
-    split_of = np.full(len(good), -1, np.int8)
+    split_of = np.full(len(good), NONE, np.int8)
     split_of[taken] = splits
-    between = np.zeros(len(good), bool)
-    between[taken[splits < 0]] = True
     reasons = pc.if_else(between, BETWEEN, reasons)
     table = _decide(
         table,
         places,
-        group=names.take(pa.array(groups)),
+        group=names.take(groups),
         split=_split_names(split_of),
         status=pc.if_else(pc.is_null(reasons), "sharded", "excluded"),
         reason=reasons,
@@ -133,9 +135,9 @@ def _assign(
     told: NDArray[np.int8],
     options: Options,
 ) -> NDArray[np.int8]:
-    """The split of every sample; -1 for a new one that is between two.
+    """The split of every sample; `NONE` for a new one that is between two.
 
-    `told` is the split that a sample is told, because it is `held` there or by its label, else -1.
+    `told` is the split that a sample is told, for it is `held` there or by its label, else `NONE`.
     """
     import numpy as np
 
@@ -152,12 +154,12 @@ def _assign(
     placed = splits >= 0
     np.add.at(filled, (splits[placed], class_of[placed]), 1)
     splits[free] = assign_groups(class_of[free], groups[free], names, *_how(options), filled)
-    splits[splits == TWO] = -1
+    splits[splits == TWO] = NONE
     return splits
 
 
-TWO = -2
-"""Stands for a sample that belongs to two splits."""
+NONE, TWO = -1, -2
+"""Stand for samples that belong to no split, and to two."""
 
 
 def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int64]]:
