@@ -16,9 +16,8 @@ from bintally.terminal.command import main
 from sharding.planning.plan import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import pyarrow as pa
 
-    from bintally.dataset.catalog import CatalogRow
     from sharding.adopt import Adoption
     from sharding.build import Result
 
@@ -176,11 +175,11 @@ def _print_adoption(place: str, adoption: Adoption) -> None:
     _print_quarantined(adoption.quarantined)
 
 
-def _print_quarantined(rows: Sequence[CatalogRow]) -> None:
-    if rows:
+def _print_quarantined(rows: pa.Table) -> None:
+    if len(rows):
         print(f"  {'quarantined':<15} {len(rows):>9,}")
-    for row in rows[:10]:
-        print(f"    {row.id}: {row.reason}")
+    for row in rows.slice(0, 10).to_pylist():
+        print(f"    {row['id']}: {row['reason']}")
     if len(rows) > 10:
         print(f"    and {len(rows) - 10:,} more, in catalog.parquet")
 
