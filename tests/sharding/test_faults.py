@@ -20,6 +20,7 @@ from sharding.distribute import Processes
 from sharding.planning.plan import Options
 from tests.conftest import REPOSITORY, contents
 from tests.ray_nodes import ray_cluster
+from tests.sharding.builds import catalog_rows
 from tests.sharding.faulty_s3 import faulty_proxy
 
 OPTIONS = Options(shard_samples=30)
@@ -194,8 +195,6 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     import numpy as np
     from PIL import Image
 
-    from bintally.dataset.catalog import parse_catalog
-
     source = tmp_path / "bucket"
     shutil.copytree(bucket, source)
     photo = (source / "bin-images/00001.jpg").read_bytes()
@@ -255,11 +254,11 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     result = build(
         open_place(source), open_place(folder), OPTIONS, distributor=Processes(1), connections=8
     )
-    rows = {r.id: r for r in parse_catalog((folder / "catalog.parquet").read_bytes())}
+    rows = {row.id: row for row in catalog_rows(folder)}
     for id_, (_, _, status, reason) in kinds.items():
         assert rows[id_].status == status, rows[id_]
         assert reason in (rows[id_].reason or ""), rows[id_]
-    before = Counter(r.status for r in parse_catalog((folder / "catalog.parquet").read_bytes()))
+    before = Counter(row.status for row in catalog_rows(folder))
     assert result.catalog.statuses() == before
     assert sum(before.values()) == len(rows)
     assert sum(split.samples for split in result.dataset.splits.values()) == before["sharded"]
