@@ -16,11 +16,8 @@ from bintally.terminal.command import main
 from sharding.planning.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pyarrow as pa
 
-    from bintally.dataset.catalog import CatalogRow
     from sharding.adopt import Adoption
     from sharding.build import Result
 
@@ -77,15 +74,10 @@ class Build:
     """Delete what an earlier build made at --output, finished or not, and begin anew."""
 
     def execute(self) -> int:
-        import gc
-
         from bintally.ray_cluster import RayCluster
         from bintally.storage.opening import open_place
         from sharding.build import build
         from sharding.distribute import Processes
-
-        # A catalog is millions of objects and not one cycle: no use in looking for them.
-        gc.disable()
 
         if min(self.workers, self.connections) < 1:
             raise UsageError("--workers and --connections must be at least 1")
@@ -125,7 +117,7 @@ def _print_summary(output: str, result: Result) -> None:
     sharded = pc.equal(catalog["status"], "sharded")
     if converted := pc.sum(pc.and_(sharded, pc.is_valid(catalog["reason"]))).as_py():
         print(f"  {converted:,} photos were converted (the catalog says how)")
-    _print_reasons(catalog)
+    _print_reasons(catalog.filter(pc.equal(catalog["status"], "quarantined")))
     leaks, evaluated = result.leaks
     at_random = (
         f" (a random split: {result.leaks_at_random[0]:,})" if result.leaks_at_random else ""
@@ -133,15 +125,11 @@ def _print_summary(output: str, result: Result) -> None:
     print(f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,}{at_random}")
 
 
-def _print_reasons(catalog: pa.Table) -> None:
-    """The first of the rows that are quarantined, each with its reason."""
-    import pyarrow.compute as pc
-
-    rows = catalog.select(["id", "reason"]).filter(pc.equal(catalog["status"], "quarantined"))
-    for row in rows.slice(0, 10).to_pylist():
+def _print_reasons(quarantined: pa.Table) -> None:
+    for row in quarantined.slice(0, 10).to_pylist():
         print(f"    {row['id']}: {row['reason']}")
-    if len(rows) > 10:
-        print(f"    and {len(rows) - 10:,} more, in catalog.parquet")
+    if len(quarantined) > 10:
+        print(f"    and {len(quarantined) - 10:,} more, in catalog.parquet")
 
 
 @dataclass
@@ -163,13 +151,10 @@ class Adopt:
     beside them."""
 
     def execute(self) -> int:
-        import gc
-
         from bintally.storage.opening import open_place
         from sharding.adopt import adopt
         from sharding.distribute import Processes
 
-        gc.disable()  # As in `build`.
         adoption = adopt(
             open_place(self.place),
             None if self.output is None else open_place(self.output),
@@ -188,16 +173,9 @@ def _print_adoption(place: str, adoption: Adoption) -> None:
     first, last = dataset.classes[0], dataset.classes[-1]
     kind = "names" if isinstance(first, str) else "counts"
     print(f"  {len(dataset.classes):,} classes, {kind} from {first} to {last}")
-    _print_quarantined(adoption.quarantined)
-
-
-def _print_quarantined(rows: Sequence[CatalogRow]) -> None:
-    if rows:
-        print(f"  {'quarantined':<15} {len(rows):>9,}")
-    for row in rows[:10]:
-        print(f"    {row.id}: {row.reason}")
-    if len(rows) > 10:
-        print(f"    and {len(rows) - 10:,} more, in catalog.parquet")
+    if len(adoption.quarantined):
+        print(f"  {'quarantined':<15} {len(adoption.quarantined):>9,}")
+    _print_reasons(adoption.quarantined)
 
 
 @dataclass

@@ -109,7 +109,7 @@ def adopted(tars: Path | str, output: Path | str | None = None, label: str = "cl
 
 def reasons(adoption: Adoption) -> dict[str, Any]:
     """Why samples are put aside, by id."""
-    return {row.id: row.reason for row in adoption.quarantined}
+    return {row["id"]: row["reason"] for row in adoption.quarantined.to_pylist()}
 
 
 def loader(place: Path | str, **more: Any) -> Loader:

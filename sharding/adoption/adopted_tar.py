@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bintally.dataset.index import Component, format_index
+from bintally.dataset.index import Component, IndexedSample, format_index
 from bintally.dataset.jpeg import orientation
 from bintally.dataset.labels import label_component, photo_component, read_label
 from bintally.dataset.photo import CMYK, Header, check_photo
@@ -18,28 +20,17 @@ from bintally.errors import WorkError
 from bintally.storage.folder import Folder
 from bintally.storage.place import Entry, Place
 from bintally.storage.s3.prefix import S3Prefix
-from sharding.adoption.foreign_tar import BadTar, TarSample, sample_span, walk_tar
+from sharding.adoption.foreign_tar import BadTar, sample_span, walk_tar
 from sharding.shard import MAX_BYTES
 
-__all__ = ["AdoptJob", "AdoptedSample", "AdoptedTar", "judge_sample"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["AdoptJob", "AdoptedTar", "index_path", "judge_sample"]
 
 PIECE = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptedSample:
-    """A sample of a tar, and what the catalog is to say of it."""
-
-    key: str
-    complaint: str | None
-    """Why it is not used; None if it is."""
-    label: int | str = ""
-    size_bytes: int = 0
-    """Of its photo."""
-    width: int = 0
-    height: int = 0
-    crc32: int = 0
-    note: str | None = None
+SPLIT_OF = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""What folders are called, and the splits that they are; all other tars are `train`."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +38,15 @@ class AdoptedTar:
     """What a tar holds."""
 
     path: str
+    split: str
     size_bytes: int
     sha256: str
-    samples: Sequence[AdoptedSample]
-    """In its order."""
+    samples: pa.Table
+    """One row per sample, in its order: its `key`, and what the catalog is to say of it but for its
+    id. `label` is there of all that are used, and of those whose label is a count `count` as well.
+    """
+    class_counts: Mapping[str, int]
+    """Of those that are used, by label."""
     index: bytes
     """Of those that are used."""
 
@@ -80,12 +76,16 @@ class AdoptJob:
                 ) from error
 
     def _read(self, file: BinaryIO) -> AdoptedTar:
+        import pyarrow as pa
+
+        path, split = self.entry.path, _split_of(self.entry.path)
         sha256 = hashlib.sha256()
         at = 0
-        samples, lines = [], []
+        rows: list[dict[str, Any]] = []
+        lines: list[IndexedSample] = []
         for found in walk_tar(file):
             if found.complaint is not None:
-                samples.append(AdoptedSample(found.key, found.complaint))
+                rows.append(_put_aside(path, found.key, found.complaint))
                 continue
             begin, end = sample_span(found.components)
             file.seek(at)
@@ -93,15 +93,21 @@ class AdoptJob:
             sha256.update(before)
             sha256.update(data)
             at = end
-            sample = _adopted(found, self.label, begin, data)
-            samples.append(sample)
-            if sample.complaint is None:
-                lines.append(found.indexed)
+            try:
+                described = _describe_sample(found.components, self.label, begin, data)
+            except ValueError as error:
+                rows.append(_put_aside(path, found.key, str(error)))
+                continue
+            place = {"split": split, "shard": path, "position": len(lines), "status": "sharded"}
+            rows.append({"key": found.key, **place, **described})
+            lines.append(found.indexed)
         file.seek(at)
         while piece := file.read(PIECE):
             sha256.update(piece)
             at += len(piece)
-        return AdoptedTar(self.entry.path, at, sha256.hexdigest(), samples, format_index(lines))
+        counts = Counter(row["label"] for row in rows if "label" in row)
+        samples = pa.Table.from_pylist(rows, _schema())
+        return AdoptedTar(path, split, at, sha256.hexdigest(), samples, counts, format_index(lines))
 
     def _open(self) -> BinaryIO:
         """The tar as a file: a folder's own, or a copy in a temporary one, which is gone when it is
@@ -122,30 +128,31 @@ class AdoptJob:
         return file
 
 
-def _adopted(found: TarSample, rule: str, begin: int, data: bytes) -> AdoptedSample:
-    """A sample whose bytes begin at `begin` of the tar."""
+def _put_aside(path: str, key: str, complaint: str) -> dict[str, Any]:
+    return {"key": key, "status": "quarantined", "reason": f"{path}: {complaint}"}
+
+
+def _describe_sample(
+    components: Sequence[Component], rule: str, begin: int, data: bytes
+) -> dict[str, Any]:
+    """What the catalog says of the photo and the label of a sample, whose bytes begin at `begin` of
+    the tar. Raises `ValueError` as `judge_sample` does."""
 
     def part(component: Component) -> bytes:
         at = component.offset - begin
         return data[at : at + component.size]
 
-    try:
-        photo, header, label = judge_sample(found.components, part, rule)
-    except ValueError as error:
-        return AdoptedSample(found.key, str(error))
-    note = None
-    if (turned := orientation(part(photo))) != 1:
-        note = f"EXIF orientation {turned}, read as it is stored"
-    return AdoptedSample(
-        found.key,
-        None,
-        label,
-        photo.size,
-        header.width,
-        header.height,
-        zlib.crc32(data),
-        note,
-    )
+    photo, header, label = judge_sample(components, part, rule)
+    turned = orientation(part(photo))
+    return {
+        "count": label if isinstance(label, int) else None,
+        "label": str(label),
+        "bytes": photo.size,
+        "width": header.width,
+        "height": header.height,
+        "reason": None if turned == 1 else f"EXIF orientation {turned}, read as it is stored",
+        "crc32": zlib.crc32(data),
+    }
 
 
 def judge_sample(
@@ -174,3 +181,36 @@ def judge_sample(
     if header.rarity is not None:
         raise ValueError(f"photo has {header.rarity}, which not every decoder knows")
     return photo, header, label
+
+
+def index_path(tar: str) -> str:
+    """Where the index of a tar lies, in the place of the dataset."""
+    return f"{tar.removesuffix('.tar')}.idx"
+
+
+def _split_of(path: str) -> str:
+    """The split of a tar, by the first of its folders that is called as one."""
+    folders = PurePosixPath(path).parent.parts
+    return next((SPLIT_OF[folder] for folder in folders if folder in SPLIT_OF), "train")
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("count", pa.int32()),
+            ("label", pa.string()),
+            ("split", names),
+            ("shard", names),
+            ("position", pa.int32()),
+            ("bytes", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("status", names),
+            ("reason", pa.string()),
+            ("crc32", pa.uint32()),
+        ]
+    )

@@ -5,17 +5,18 @@ The numbers come from `statistics.py`; the page's words and looks are in `report
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bintally.dataset.catalog import parse_catalog
+from bintally.dataset.catalog import read_catalog
 from bintally.dataset.labels import are_counts
 from bintally.dataset.manifest import CATALOG, read_dataset
 from bintally.errors import UsageError, WorkError
-from bintally.storage.folder import write_atomically
+from bintally.storage.folder import Folder, write_atomically
 from bintally.storage.place import Place
 from bintally.terminal.pages import render_page
 from bintally.terminal.plots import THEME, save_figure, svg
@@ -34,27 +35,45 @@ if TYPE_CHECKING:
 
 __all__ = ["render_dataset_report", "write_report"]
 
+PAGE = "report.html"
+FILES = (PAGE, "quantity.png", "repetition.png", "classes.png", "sizes.png")
+MARK = b'<p class="eyebrow">Bintally dataset report</p>'
+"""What every dataset report has in its page, and no other page of ours."""
+
 
 def write_report(place: Place, output: Path) -> Path:
     """Describes the dataset at `place` in the folder `output`; returns where the page is.
 
-    Raises as `read_dataset` does, and `WorkError` where the catalog is missing or damaged.
+    Raises as `read_dataset` does, `WorkError` where the catalog is missing or damaged, and
+    `UsageError` where the folder holds what no report wrote under the names of the report's files.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: not a folder")
+    _refuse_foreign(output)
     dataset = read_dataset(place)
     try:
-        rows = parse_catalog(place.get(CATALOG))
+        catalog = read_catalog(place.get(CATALOG))
     except FileNotFoundError:
         raise WorkError(f"{place}: no {CATALOG}; build the dataset again") from None
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WorkError(f"{place}/{CATALOG}: not readable: {reason}; build it again") from error
-    html, figures = render_dataset_report(summarize_catalog(rows, dataset), str(place))
+    except ValueError as error:
+        raise WorkError(f"{place}/{CATALOG}: not readable: {error}; build it again") from error
+    html, figures = render_dataset_report(summarize_catalog(catalog, dataset), str(place))
+    # The page comes first: an interrupted report's figures are then proven ours.
+    write_atomically(output / PAGE, html.encode())
     for name, png in figures.items():
         write_atomically(output / name, png)
-    write_atomically(output / "report.html", html.encode())
-    return output / "report.html"
+    return output / PAGE
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Raises `UsageError` where something is called as a report's files are, and is none of them:
+    only beside a page of ours are figures ours."""
+    there = [name for name in FILES if os.path.lexists(output / name)]
+    if there and (PAGE not in there or MARK not in Folder(output).get(PAGE)):
+        raise UsageError(
+            f"{output / there[0]}: no `bintally report` wrote it; move it away, or name another "
+            "folder with --output"
+        )
 
 
 # Figures are drawn in a palette: as PNG in this one, on the page in its own (`plots.THEME`).
@@ -101,8 +120,7 @@ def _figures(statistics: Statistics) -> dict[str, dict[str, Draw]]:
             "Products by how many photos show them": partial(_draw_repetition, statistics)
         },
     }
-    # What others labelled need not be bins, nor their products known.
-    return ({} if statistics.dataset.is_adopted else bins) | {
+    return (bins if statistics.are_bins else {}) | {
         "classes": classes,
         "sizes": {
             "Photos by file size": partial(_draw_sizes, {"kB": histograms["bytes"]}, 1000),
@@ -173,7 +191,7 @@ def _draw_classes(
     axes.set_ylim(0, 1.12 * max(shares, default=0) or 1)  # one scale for all splits
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    across = "class" if statistics.dataset.is_adopted else "items in the bin"
+    across = "items in the bin" if statistics.are_bins else "class"
     if named:  # Their names, which may be long and many, stand in the table.
         axes.set_xticks([])
         across = f"the {len(counts):,} classes, by name"

@@ -7,13 +7,18 @@ quantities, repetition of objects), for any bucket.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
-from bintally.dataset.catalog import CatalogRow
-from bintally.dataset.manifest import Dataset
+from bintally.dataset.labels import are_counts
+from bintally.dataset.manifest import Dataset, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
 __all__ = [
     "FEW",
@@ -74,7 +79,7 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A bucket in numbers. A *bin* is a photo whose metadata could be read, whatever became of it:
+    """A bucket in numbers. A *bin* is a photo whose count or class is known, whatever became of it:
     in a shard, excluded, or quarantined because the photo itself is damaged; of tars that others
     wrote, a sample that is used."""
 
@@ -103,92 +108,127 @@ class Statistics:
     splits: Mapping[str, SplitStatistics]
     dataset: Dataset
 
+    @property
+    def are_bins(self) -> bool:
+        """Whether the photos are known to be of bins: what others put into tars need not be, nor
+        what has a name for its class."""
+        return not self.dataset.is_adopted and are_counts(self.dataset.classes)
+
     def shown(self, at_least: int, at_most: float) -> int:
         """Products that so many photos show."""
         return sum(n for photos, n in self.repetition.items() if at_least <= photos <= at_most)
 
 
-def summarize_catalog(rows: Sequence[CatalogRow], dataset: Dataset) -> Statistics:
-    """The statistics of a dataset and the rows of its catalog."""
-    bins = [row for row in rows if row.count is not None or row.label is not None]
-    quantities = [row.count for row in bins if row.count is not None]
-    names: Sequence[int | str] = dataset.classes
-    repetition = Counter(chain.from_iterable(row.skus or () for row in bins))
-    groups = Counter(row.group for row in bins if row.group is not None)
-    in_split: defaultdict[str | None, list[CatalogRow]] = defaultdict(list)
-    for row in bins:
-        in_split[row.split].append(row)
-    sizes = {
-        "bytes": [row.bytes for row in bins if row.bytes is not None],
-        "width": [row.width for row in bins if row.width is not None],
-        "height": [row.height for row in bins if row.height is not None],
-    }
-    pixels = _step(sizes["width"] + sizes["height"])
+def summarize_catalog(catalog: pa.Table, dataset: Dataset) -> Statistics:
+    """The statistics of a dataset and of its catalog, as `read_catalog` gives it."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    is_bin = pc.is_valid(catalog["count"])
+    if "label" in catalog.column_names:
+        is_bin = pc.or_(is_bin, pc.is_valid(catalog["label"]))
+    bins = catalog.filter(is_bin)
+    quantities = _numbers(bins["count"])
+    products = pc.list_flatten(bins["skus"])
+    photos_by_product = _frequencies(products)
+    photos_by_group = _frequencies(bins["group"].drop_null())
+    in_groups = photos_by_group[photos_by_group > 1]
+    sizes = {name: _numbers(bins[name]) for name in ("bytes", "width", "height")}
+    pixels = _step(np.concatenate([sizes["width"], sizes["height"]]))
     steps = {"bytes": _step(sizes["bytes"]), "width": pixels, "height": pixels}
+    statuses = pc.value_counts(catalog["status"].cast("string")).to_pylist()
     return Statistics(
-        statuses=dict(sorted(Counter(row.status for row in rows).items())),
+        statuses={of["values"]: of["counts"] for of in sorted(statuses, key=itemgetter("values"))},
         reasons={
-            status: _reasons([row for row in rows if row.status == status])
-            for status in ("sharded", "excluded", "quarantined")
+            status: _reasons(catalog, status) for status in ("sharded", "excluded", "quarantined")
         },
         bins=len(bins),
-        empty_bins=quantities.count(0),
-        bins_with_few=sum(quantity < FEW for quantity in quantities),
+        empty_bins=int((quantities == 0).sum()),
+        bins_with_few=int((quantities < FEW).sum()),
         quantity=_spread(quantities),
         quantities=_histogram(quantities, 1),
-        products=len(repetition),
-        repetition=dict(sorted(Counter(repetition.values()).items())),
-        products_per_bin=repetition.total() / len(bins) if bins else None,
-        groups=sum(size > 1 for size in groups.values()),
-        photos_in_groups=sum(size for size in groups.values() if size > 1),
-        largest_group=max(groups.values(), default=0),
+        products=len(photos_by_product),
+        repetition=_tally(photos_by_product),
+        products_per_bin=len(products) / len(bins) if len(bins) else None,
+        groups=len(in_groups),
+        photos_in_groups=int(in_groups.sum()),
+        largest_group=int(photos_by_group.max(initial=0)),
         sizes={name: _spread(values) for name, values in sizes.items()},
         size_histograms={name: _histogram(sizes[name], step) for name, step in steps.items()},
         splits={
-            name: SplitStatistics(
-                split.samples,
-                len(split.shards),
-                {of: split.class_counts.get(str(of), 0) for of in names},
-                _mean([row.count for row in in_split[name] if row.count is not None]),
-                len({sku for row in in_split[name] for sku in row.skus or ()}),
-            )
+            name: _summarize_split(bins.filter(pc.equal(bins["split"], name)), split, dataset)
             for name, split in dataset.splits.items()
         },
         dataset=dataset,
     )
 
 
-def _mean(values: Sequence[int]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _summarize_split(bins: pa.Table, split: Split, dataset: Dataset) -> SplitStatistics:
+    import pyarrow.compute as pc
+
+    names: Sequence[int | str] = dataset.classes
+    return SplitStatistics(
+        split.samples,
+        len(split.shards),
+        {name: split.class_counts.get(str(name), 0) for name in names},
+        _mean(_numbers(bins["count"])),
+        len(pc.list_flatten(bins["skus"]).unique()),
+    )
 
 
-def _spread(values: Sequence[int]) -> Spread | None:
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """The numbers of a column, without nulls."""
+    numbers: NDArray[np.int64] = column.drop_null().cast("int64").to_numpy()
+    return numbers
+
+
+def _frequencies(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """How often each value of a column is there."""
+    import pyarrow.compute as pc
+
+    frequencies: NDArray[np.int64] = pc.value_counts(column).field("counts").to_numpy()
+    return frequencies
+
+
+def _tally(values: NDArray[np.int64]) -> dict[int, int]:
+    """The distinct values, ascending, each with how often it is there."""
     import numpy as np
 
-    if not values:
+    distinct, numbers = np.unique(values, return_counts=True)
+    return dict(zip(distinct.tolist(), numbers.tolist(), strict=True))
+
+
+def _mean(values: NDArray[np.int64]) -> float | None:
+    return int(values.sum()) / len(values) if len(values) else None
+
+
+def _spread(values: NDArray[np.int64]) -> Spread | None:
+    import numpy as np
+
+    mean = _mean(values)
+    if mean is None:
         return None
     p5, median, p95 = (float(value) for value in np.percentile(values, (5, 50, 95)))
-    return Spread(sum(values) / len(values), p5, median, p95, max(values))
+    return Spread(mean, p5, median, p95, int(values.max()))
 
 
-def _step(values: Sequence[int]) -> int:
+def _step(values: NDArray[np.int64]) -> int:
     """A round width for some 30 bars."""
     import numpy as np
 
-    low, high = np.percentile(values or [0], (0, TAIL))
+    low, high = np.percentile(values if len(values) else [0], (0, TAIL))
     least = float(max(high - low, high / 2)) / 30
     return next(n for n in (m * int(10**k) for k in range(20) for m in (1, 2, 5)) if n >= least)
 
 
-def _histogram(values: Sequence[int], step: int) -> Histogram:
+def _histogram(values: NDArray[np.int64], step: int) -> Histogram:
     import numpy as np
 
-    if not values:
+    if not len(values):
         return Histogram(step, {}, open_ended=False)
-    places = np.asarray(values) // step
-    last = int(np.percentile(values, TAIL, method="higher") // step)
-    bars = Counter(np.minimum(places, last).tolist())
-    return Histogram(step, {at * step: bars[at] for at in sorted(bars)}, bool(places.max() > last))
+    edges = values // step * step
+    last = int(np.percentile(values, TAIL, method="higher") // step * step)
+    return Histogram(step, _tally(np.minimum(edges, last)), bool(edges.max() > last))
 
 
 _DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such as 0xd9 or 640x480
@@ -196,15 +236,26 @@ _DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such a
 )
 
 
-def _reasons(rows: Sequence[CatalogRow]) -> list[Reason]:
-    """The rows' reasons; those of quarantine that differ only in their details are one."""
-    ids = defaultdict(list)
-    for row in rows:
-        text = row.reason
-        if text is not None and row.status == "quarantined":
-            # An id stands in a reason as the name of a file.
-            text = _DETAIL.sub("…", text.replace(f"/{row.id}.", "/…."))
-        if text is not None:
-            ids[text].append(row.id)
-    found = [Reason(text, len(named), named[:3]) for text, named in ids.items()]
-    return sorted(found, key=lambda reason: (-reason.photos, reason.text))
+def _reasons(catalog: pa.Table, status: str) -> list[Reason]:
+    """The reasons of a status; those of quarantine that differ only in their details are one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = catalog.select(["id", "status", "reason"])
+    rows = rows.filter(pc.and_(pc.equal(rows["status"], status), pc.is_valid(rows["reason"])))
+    texts = rows["reason"]
+    if status == "quarantined":
+        # An id stands in a reason as the name of a file.
+        found = zip(texts.to_pylist(), rows["id"].to_pylist(), strict=True)
+        texts = pa.array(
+            (_DETAIL.sub("…", text.replace(f"/{id_}.", "/….")) for text, id_ in found), pa.string()
+        )
+    by_text = pa.table({"text": texts, "id": rows["id"]}).group_by("text", use_threads=False)
+    ids = by_text.aggregate([("id", "list")])
+    columns = (
+        ids["text"],
+        pc.list_value_length(ids["id_list"]),
+        pc.list_slice(ids["id_list"], 0, 3),
+    )
+    reasons = [Reason(*row) for row in zip(*(c.to_pylist() for c in columns), strict=True)]
+    return sorted(reasons, key=lambda reason: (-reason.photos, reason.text))

@@ -1,9 +1,11 @@
-"""Builds for the tests of sharding: small ones, and one whose disk fails."""
+"""Builds for the tests of sharding, small ones and one whose disk fails, and what they made."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+from bintally.dataset.catalog import read_catalog
 from bintally.errors import WorkError
 from bintally.storage.folder import Folder
 from bintally.storage.opening import open_place
@@ -42,3 +44,9 @@ def make(
         connections=1,
         restart=restart,
     )
+
+
+def catalog_rows(folder: Path) -> list[SimpleNamespace]:
+    """The rows of a dataset's catalog, with the columns by name."""
+    table = read_catalog((folder / "catalog.parquet").read_bytes())
+    return [SimpleNamespace(**row) for row in table.to_pylist()]

@@ -27,11 +27,14 @@ def faulty_proxy(
     rates: dict[str, float],
     stall_s: float,
     refused: Mapping[str, tuple[int, str]] | None = None,
+    *,
+    read_only: bool = False,
 ) -> Iterator[tuple[str, Counter[str]]]:
     """The proxy's endpoint, and how often each fault was made so far.
 
     `rates` are probabilities of `slow-down`, `short`, `stall` and `reset`. Objects whose key holds
-    a word of `refused` are not handed out: status and code of the answer.
+    a word of `refused` are not handed out: status and code of the answer. `read_only`
+    denies all writes.
     """
     behind = urlsplit(endpoint)
     draw, lock, made = random.Random(0), threading.Lock(), Counter[str]()
@@ -58,6 +61,9 @@ def faulty_proxy(
                     made[code] += 1
                     self.answer(status, {}, f"<Error><Code>{code}</Code></Error>".encode())
                     return
+            if read_only and self.command == "PUT":
+                self.answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+                return
             name = fault(reads_object)
             if name == "slow-down":
                 self.answer(503, {}, SLOW_DOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bintally.dataset.catalog import parse_catalog
 from bintally.dataset.index import parse_index
 from bintally.dataset.manifest import read_dataset
 from bintally.errors import UsageError, WorkError
@@ -28,6 +28,8 @@ from tests.foreign_tars import (
     write_as_img2dataset,
     write_with_webdataset,
 )
+from tests.sharding.builds import catalog_rows
+from tests.sharding.faulty_s3 import faulty_proxy
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +91,7 @@ def test_the_output_of_img2dataset_is_adopted_with_names_beside_or_apart(tmp_pat
     assert there.classes == sorted(COLOURS)
     assert there.tars == "../../laion"
     assert str(tmp_path).encode() not in contents(apart)["dataset.json"]
-    rows = parse_catalog((apart / "catalog.parquet").read_bytes())
+    rows = catalog_rows(apart)
     assert {row.count for row in rows} == {None}
     assert {row.label for row in rows} == {*COLOURS}
     here = adopted(tars, None, "json:label.name").dataset
@@ -199,7 +201,7 @@ def test_tars_that_come_go_or_change_are_followed(tars: Path) -> None:
 def test_nothing_of_others_is_written_over(tars: Path, shards: Path) -> None:
     (tars / "shard-000002.idx").write_bytes(b"v1.2 1\njpg 512 9 other.jpg\n")
     before = contents(tars)
-    with pytest.raises(UsageError, match=r"shard-000002.idx, which .* with --output"):
+    with pytest.raises(UsageError, match=r"shard-000002.idx, which .*--output names another place"):
         adopted(tars)
     assert contents(tars) == before
     adopted(tars, tars.parent / "apart")
@@ -216,6 +218,24 @@ def test_nothing_of_others_is_written_over(tars: Path, shards: Path) -> None:
             adopted(tars, output)
 
 
+def test_where_nothing_can_be_written_beside_the_tars_another_place_is_the_remedy(
+    tars: Path, tmp_path: Path, s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "--output names another place for the dataset"
+    copy(open_place(tars), open_place(f"{s3}/tars"))
+    with faulty_proxy(s3_endpoint, {}, stall_s=0, read_only=True) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(UsageError, match=f"access denied.*; {told}"):
+            adopted(f"{s3}/tars")
+        assert adopted(f"{s3}/tars", tmp_path / "apart").dataset.splits["train"].samples == 100
+    (tars / "shard-000003.idx").mkdir()
+    with pytest.raises(WorkError, match=f"shard-000003.idx: cannot be written: .*; {told}"):
+        adopted(tars)
+    (tars / ".bintally-lock").symlink_to("elsewhere")
+    with pytest.raises(WorkError, match=f"tars: cannot be written: .*; {told}"):
+        adopted(tars)
+
+
 @pytest.mark.parametrize("at", [700, 512 * 7, -11_000])
 def test_a_tar_that_is_cut_short_ends_it_and_is_named_with_the_byte(tars: Path, at: int) -> None:
     file = tars / "shard-000004.tar"
@@ -226,11 +246,16 @@ def test_a_tar_that_is_cut_short_ends_it_and_is_named_with_the_byte(tars: Path, 
     assert not (tars / "dataset.json").exists()
 
 
-def test_compressed_tars_and_places_without_any_are_refused(tmp_path: Path, tars: Path) -> None:
+def test_what_is_no_tar_to_adopt_is_refused(tmp_path: Path, tars: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UsageError, match="no tars here"):
         adopted(empty)
+    odd = tars / os.fsdecode(b"caf\xe9.tar")
+    shutil.copy(tars / "shard-000000.tar", odd)
+    with pytest.raises(UsageError, match=r"caf\\udce9.tar: its name is not UTF-8, .* rename it"):
+        adopted(tars)
+    odd.unlink()
     with tarfile.open(tars / "shard-000099.tar.gz", "w:gz"):
         pass
     with pytest.raises(UsageError, match=r"shard-000099.tar.gz: is compressed"):

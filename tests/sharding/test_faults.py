@@ -24,6 +24,7 @@ from sharding.source.layout import read_source
 from sharding.source.rows import SourceRows
 from tests.conftest import REPOSITORY, contents
 from tests.ray_nodes import ray_cluster
+from tests.sharding.builds import catalog_rows
 from tests.sharding.faulty_s3 import faulty_proxy
 
 OPTIONS = Options(shard_samples=30)
@@ -200,8 +201,6 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     import numpy as np
     from PIL import Image
 
-    from bintally.dataset.catalog import parse_catalog
-
     source = tmp_path / "bucket"
     shutil.copytree(bucket, source)
     photo = (source / "bin-images/00001.jpg").read_bytes()
@@ -261,7 +260,7 @@ def test_bad_input_of_every_kind_ends_as_decided(bucket: Path, tmp_path: Path) -
     result = build(
         open_place(source), open_place(folder), OPTIONS, distributor=Processes(1), connections=8
     )
-    rows = {r.id: r for r in parse_catalog((folder / "catalog.parquet").read_bytes())}
+    rows = {row.id: row for row in catalog_rows(folder)}
     for id_, (_, _, status, reason) in kinds.items():
         assert rows[id_].status == status, rows[id_]
         assert reason in (rows[id_].reason or ""), rows[id_]

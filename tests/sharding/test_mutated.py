@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import simplejpeg
 
-from bintally.dataset.catalog import CatalogRow, parse_catalog
 from bintally.storage.folder import Folder
 from tests.conftest import Command
 from tests.mutations import encodings, mutated_metadata, mutated_photos
+from tests.sharding.builds import catalog_rows
 from tests.sharding.test_build import samples_in_tars
 
 STATUSES = {"sharded", "quarantined"}
@@ -36,17 +37,16 @@ def mutated_bucket(bucket: Path, shards: Path, folder: Path, number: int, side: 
     return Folder(folder)
 
 
-def rows_of(run: Command, source: Folder, folder: Path) -> dict[str, CatalogRow]:
+def rows_of(run: Command, source: Folder, folder: Path) -> dict[str, SimpleNamespace]:
     """The rows of the dataset that is made of the bucket, and that is whole."""
     run("sharding", "build", "--source", source.root, "--output", folder, check=True)
     verified = run("sharding", "verify", folder, "--decode", check=True)
     assert verified.stdout.endswith(": whole\n")
     run("sharding", "report", folder, "--output", folder.with_name("report"), check=True)
-    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
-    return {row.id: row for row in rows}
+    return {row.id: row for row in catalog_rows(folder)}
 
 
-def check(rows: dict[str, CatalogRow], folder: Path, number: int) -> None:
+def check(rows: dict[str, SimpleNamespace], folder: Path, number: int) -> None:
     assert len(rows) == 2 * number
     assert {row.status for id_, row in rows.items() if id_.startswith("p")} <= STATUSES
     assert {row.status for row in rows.values()} <= STATUSES | {"excluded"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bintally.dataset.catalog import parse_catalog
 from tests.foreign_tars import adopted, faults, loader, photo, reasons, sample, taken, tar_of
+from tests.sharding.builds import catalog_rows
 
 
 def test_what_cannot_be_used_is_named_with_a_reason_and_left_out(tmp_path: Path) -> None:
@@ -54,6 +54,24 @@ def test_what_cannot_be_used_is_named_with_a_reason_and_left_out(tmp_path: Path)
     assert faults(tmp_path) == []
 
 
+def test_what_is_used_keeps_its_id_whatever_else_would_have_it(tmp_path: Path) -> None:
+    """The catalog then names the samples as a loader does."""
+    first = [*sample("a", 1).items(), *sample("b", 2).items(), *sample("a", 3).items()]
+    first += [("raw\udcff.jpg", photo(4)), *sample("raw\\xff", 5).items(), *sample("a", 6).items()]
+    (tmp_path / "1.tar").write_bytes(tar_of(first))
+    (tmp_path / "2.tar").write_bytes(tar_of(sample("a#2", 7)))
+    found = reasons(adopted(tmp_path))
+    assert {id_: reason.partition(": ")[2] for id_, reason in found.items()} == {
+        "a#3": "its key comes earlier in the tar",
+        "a#4": "its key comes earlier in the tar",
+        "raw\\xff#2": "its name is no UTF-8 text",
+    }
+    ids = {row.id for row in catalog_rows(tmp_path) if row.status == "sharded"}
+    assert ids == {"a", "b", "raw\\xff", "a#2"}
+    assert ids == {*taken(loader(tmp_path, batch_size=4))[0][0]}
+    assert faults(tmp_path) == []
+
+
 def encoded(mode: str, **how: object) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (32, 24)).save(buffer, "JPEG", **how)
@@ -77,7 +95,7 @@ def test_a_photo_is_taken_as_it_is_stored_or_not_at_all(tmp_path: Path) -> None:
     assert reasons(adopted(tmp_path)) == {
         "inks": "x.tar: photo is CMYK, which decoders show differently"
     }
-    rows = {row.id: row for row in parse_catalog((tmp_path / "catalog.parquet").read_bytes())}
+    rows = {row.id: row for row in catalog_rows(tmp_path)}
     assert rows["grey"].reason is None
     assert rows["turned"].reason == "EXIF orientation 6, read as it is stored"
     assert (rows["turned"].width, rows["turned"].height) == (32, 24)

@@ -9,11 +9,11 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from bintally.dataset.catalog import CatalogRow, parse_catalog
 from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place
 from bintally.storage.place import Place
@@ -22,6 +22,7 @@ from sharding.distribute import Processes
 from sharding.planning.options import Options
 from sharding.verify import verify
 from tests.conftest import contents
+from tests.sharding.builds import catalog_rows
 from tests.sharding.faulty_s3 import faulty_proxy
 
 Make = Callable[[Path], object]
@@ -33,11 +34,11 @@ def make(source: Place, folder: Path) -> Result:
     return build(source, open_place(folder), options, distributor=Processes(1), connections=8)
 
 
-def rows_of(source: Place, folder: Path) -> dict[str, CatalogRow]:
+def rows_of(source: Place, folder: Path) -> dict[str, SimpleNamespace]:
     """The catalog's rows by id, of a dataset that is then whole."""
     make(source, folder)
     assert verify(open_place(folder), decode=True)[1] == []
-    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
+    rows = catalog_rows(folder)
     assert len({row.id for row in rows}) == len(rows)
     return {row.id: row for row in rows}
 
@@ -98,8 +99,7 @@ def test_whatever_else_a_folder_holds_it_costs_a_row_and_no_photo(
     assert rows["bin-images/caf\\xe9.jpg"].reason == "its name is not UTF-8"
     assert rows["metadata/caf\\xe9.json"].reason == "its name is not UTF-8"
     assert rows["caf\\xe9"].status == "sharded"
-    whole = parse_catalog((shards / "catalog.parquet").read_bytes())
-    good = {row.id for row in whole if row.status == "sharded"}
+    good = {row.id for row in catalog_rows(shards) if row.status == "sharded"}
     assert good == {row.id for row in rows.values() if row.status == "sharded"} - {"caf\\xe9"}
 
 
@@ -211,8 +211,7 @@ def test_whatever_else_a_bucket_on_s3_holds_it_costs_a_row_and_no_photo(
         assert rows[id_].status == "quarantined"
         assert re.search(reason, rows[id_].reason or ""), rows[id_]
     assert "bin-images/" not in rows, "an empty object that ends in a slash is a folder"
-    whole = parse_catalog((shards / "catalog.parquet").read_bytes())
-    good = {row.id for row in whole if row.status == "sharded"}
+    good = {row.id for row in catalog_rows(shards) if row.status == "sharded"}
     assert good == {row.id for row in rows.values() if row.status == "sharded"}
 
 
