@@ -6,7 +6,6 @@ quantities, repetition of objects), for any bucket.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from itertools import chain
 
 from bintally.dataset.catalog import CatalogRow
 from bintally.dataset.manifest import Dataset
+from sharding.report.reasons import without_details
 
 __all__ = [
     "FEW",
@@ -191,19 +191,13 @@ def _histogram(values: Sequence[int], step: int) -> Histogram:
     return Histogram(step, {at * step: bars[at] for at in sorted(bars)}, bool(places.max() > last))
 
 
-_DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such as 0xd9 or 640x480
-    r"""("[^"]*("|…)|(?<!\w)'[^']*'(?!\w)|\[.*(\]|…)|\{.*(\}|…)|\b0x[0-9a-f]+|-?\d+([.,x]\d+)*)"""
-)
-
-
 def _reasons(rows: Sequence[CatalogRow]) -> list[Reason]:
     """The rows' reasons; those of quarantine that differ only in their details are one."""
     ids = defaultdict(list)
     for row in rows:
         text = row.reason
         if text is not None and row.status == "quarantined":
-            # An id stands in a reason as the name of a file.
-            text = _DETAIL.sub("…", text.replace(f"/{row.id}.", "/…."))
+            text = without_details(text, row.id)
         if text is not None:
             ids[text].append(row.id)
     found = [Reason(text, len(named), named[:3]) for text, named in ids.items()]
