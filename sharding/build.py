@@ -38,7 +38,7 @@ from sharding.destination import (
     tidy,
 )
 from sharding.distribute import Distributor
-from sharding.finish import describe, label_texts
+from sharding.finish import describe_shards, label_texts
 from sharding.integrity import find_damaged
 from sharding.planning.groups import count_leaks
 from sharding.planning.growth import held_splits
@@ -220,7 +220,7 @@ def _make(maker: _Maker, found: Found, plan: Plan, earlier: Dataset | None) -> R
     if earlier is None and not any(record.shard.samples for record in ordered):
         tidy(lease)
         _refuse_useless(maker.source, ordered)
-    dataset, table, files = describe(maker.rows, plan, ordered, options.seed, earlier)
+    dataset, table, files = describe_shards(maker.rows, plan, ordered, options.seed, earlier)
     sizes = {entry.path: entry.size_bytes for entry in lease.place.entries()}
     for shard in dataset.shards:
         if sizes.get(shard.path) != shard.bytes or shard.index not in sizes:
@@ -228,7 +228,8 @@ def _make(maker: _Maker, found: Found, plan: Plan, earlier: Dataset | None) -> R
                 f"{lease.place}/{shard.path}: was changed or removed while the build was at work; "
                 "run the same command to continue"
             )
-    lease.put(FILES, json.dumps(dataset.files).encode())
+    sums = {path: [*found.pending.get(path, ()), sum_] for path, sum_ in dataset.files.items()}
+    lease.put(FILES, json.dumps(sums).encode())
     for path, data in files.items():
         lease.put(path, data)
     lease.put(DATASET, dataset.to_json())
@@ -267,7 +268,7 @@ def _read_catalog(found: Found, lease: Lease, append: bool) -> pa.Table:
     catalog = read_catalog(data)
     if dataset.files.get(CATALOG) in (None, sha256):
         return catalog
-    if sha256 != found.pending.get(CATALOG):
+    if sha256 not in found.pending.get(CATALOG, ()):
         raise WorkError(f"{lease.place}/{CATALOG}: not as it was written; {REMEDY}")
     if not append:
         raise UsageError(

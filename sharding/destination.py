@@ -7,6 +7,7 @@ else at a destination is somebody's, and the destination is refused.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +27,7 @@ from bintally.storage.folder import Folder
 from bintally.storage.lease import Lease
 from bintally.storage.place import TEMPORARY_SUFFIX, ObjectRefused, Place
 from bintally.storage.s3.prefix import S3Prefix
+from sharding.card.card import CROISSANT, README
 from sharding.shard import RECORDS, ShardRecord, record_path
 from sharding.source.abid import IMAGES, METADATA
 from sharding.threads import map_in_threads
@@ -54,8 +57,9 @@ FILES = f"{RECORDS}/files"
 """The sha256 of each file that is about to be written beside the shards."""
 
 SPLIT = "|".join(SPLITS)
+BESIDE = "|".join(map(re.escape, (DATASET, CATALOG, README, CROISSANT)))
 OWN_NAME = re.compile(
-    rf"{re.escape(DATASET)}|{re.escape(CATALOG)}|(?P<split>{SPLIT})/(?P=split)-\d{{6,}}\.(tar|idx)"
+    rf"{BESIDE}|(?P<split>{SPLIT})/(?P=split)-\d{{6,}}\.(tar|idx)"
     rf"|{re.escape(RECORDS)}/(plan|files|discarded|({SPLIT})-\d{{6,}}\.(arrow|json))"
 )
 
@@ -110,8 +114,10 @@ class Found:
     unfinished: Identity | None = None
     records: dict[str, ShardRecord] = field(default_factory=dict)
     """Of an unfinished build, by the shards' paths; what they name need not be there yet."""
-    pending: Mapping[str, str] = field(default_factory=dict)
-    """The sha256 of files that an unfinished build was about to write."""
+    pending: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The sha256 of files that unfinished builds were about to write, one after the other."""
+    cards: set[str] = field(default_factory=set)
+    """The sha256 of all cards that builds have written here."""
 
     @property
     def identity(self) -> Identity | None:
@@ -197,6 +203,7 @@ def _read_small(found: Found, recorded: dict[str, list[Shard]], path: str, data:
         dataset = Dataset.from_json(data)
         for shard in dataset.shards:
             record(shard)
+        found.cards |= {*dataset.files.values()}
         if path == DATASET:
             found.dataset = dataset
     elif path == PLAN:
@@ -204,6 +211,7 @@ def _read_small(found: Found, recorded: dict[str, list[Shard]], path: str, data:
             found.unfinished = Identity(**json.loads(data))
     elif path == FILES:
         found.pending = json.loads(data)
+        found.cards |= {*chain.from_iterable(found.pending.values())}
     elif path.endswith(".json") and _tells(path):
         record(Shard(**json.loads(data)["shard"]))  # An older version's.
     elif _tells(path):
@@ -216,6 +224,9 @@ def _read_small(found: Found, recorded: dict[str, list[Shard]], path: str, data:
     elif path == CATALOG:
         known = found.identity is not None or DISCARDED in found.sizes
         if not known or not _is_catalog(data):
+            raise ValueError
+    else:  # A card. Anybody may have a README of their own.
+        if hashlib.sha256(data).hexdigest() not in found.cards:
             raise ValueError
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bintally.dataset.catalog import encode_catalog
 from bintally.dataset.labels import Classes, are_counts
 from bintally.dataset.manifest import CATALOG, SPLITS, Dataset, Shard, Split
+from sharding.card.card import make_cards
 from sharding.planning.growth import WRITTEN
 from sharding.planning.plan import Plan
 from sharding.shard import ShardRecord
@@ -19,7 +20,7 @@ from sharding.source.rows import SourceRows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LABEL_OF_NAMES", "describe", "label_texts"]
+__all__ = ["LABEL_OF_NAMES", "describe_shards", "label_texts"]
 
 LABEL_OF_NAMES = "json:label"
 """Where a sample's label is if classes are names: its `.cls` holds a number, for other readers."""
@@ -37,7 +38,7 @@ def label_texts(table: pa.Table, classes: Classes) -> pa.Array:
     return pc.index_in(table["label"], pa.array(classes)).cast(pa.string())
 
 
-def describe(
+def describe_shards(
     source: SourceRows,
     plan: Plan,
     records: Sequence[ShardRecord],
@@ -55,8 +56,13 @@ def describe(
         label="cls" if are_counts(plan.classes) else LABEL_OF_NAMES,
     )
     files = {CATALOG: encode_catalog(table)}
-    sums = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-    return replace(dataset, files=sums), table, files
+    dataset = replace(dataset, files=_sums(files))
+    files |= make_cards(dataset, table)
+    return replace(dataset, files=_sums(files)), table, files
+
+
+def _sums(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
 
 
 def _complete_rows(plan: Plan, records: Sequence[ShardRecord]) -> pa.Table:

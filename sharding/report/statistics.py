@@ -6,7 +6,6 @@ quantities, repetition of objects), for any bucket.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bintally.dataset.labels import are_counts
 from bintally.dataset.manifest import Dataset, Split
+from sharding.report.reasons import without_details
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,11 +231,6 @@ def _histogram(values: NDArray[np.int64], step: int) -> Histogram:
     return Histogram(step, _tally(np.minimum(edges, last)), bool(edges.max() > last))
 
 
-_DETAIL = re.compile(  # what is quoted (or cut short), JSON, and numbers such as 0xd9 or 640x480
-    r"""("[^"]*("|…)|(?<!\w)'[^']*'(?!\w)|\[.*(\]|…)|\{.*(\}|…)|\b0x[0-9a-f]+|-?\d+([.,x]\d+)*)"""
-)
-
-
 def _reasons(catalog: pa.Table, status: str) -> list[Reason]:
     """The reasons of a status; those of quarantine that differ only in their details are one."""
     import pyarrow as pa
@@ -245,11 +240,8 @@ def _reasons(catalog: pa.Table, status: str) -> list[Reason]:
     rows = rows.filter(pc.and_(pc.equal(rows["status"], status), pc.is_valid(rows["reason"])))
     texts = rows["reason"]
     if status == "quarantined":
-        # An id stands in a reason as the name of a file.
         found = zip(texts.to_pylist(), rows["id"].to_pylist(), strict=True)
-        texts = pa.array(
-            (_DETAIL.sub("…", text.replace(f"/{id_}.", "/….")) for text, id_ in found), pa.string()
-        )
+        texts = pa.array((without_details(text, id_) for text, id_ in found), pa.string())
     by_text = pa.table({"text": texts, "id": rows["id"]}).group_by("text", use_threads=False)
     ids = by_text.aggregate([("id", "list")])
     columns = (
