@@ -147,6 +147,9 @@ def test_twenty_kills_at_random_moments_change_no_byte(
 ) -> None:
     """Killed until it has been killed twenty times, from the start and from in between."""
     moments, kills, round_ = random.Random(1), 0, 0
+    began = time.monotonic()
+    subprocess.run(command(bucket, tmp_path / "0", "--workers", 2), cwd=REPOSITORY, check=True)
+    whole_s = time.monotonic() - began
     while kills < 20:
         round_ += 1
         folder = tmp_path / str(round_)
@@ -158,7 +161,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(
                 stderr=subprocess.DEVNULL,
             )
             try:
-                process.wait(moments.uniform(0.4, 2.5))
+                process.wait(whole_s * moments.uniform(0.2, 1.3))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
