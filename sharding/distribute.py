@@ -40,6 +40,7 @@ class Distributor(Protocol):
 PRELOADED = [
     "sharding.shard",
     "sharding.source.metadata_job",
+    "sharding.verify_job",
     "simplejpeg",
     "bintally.storage.s3.prefix",
     "boto3",
