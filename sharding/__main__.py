@@ -189,9 +189,12 @@ class Verify:
 
     def execute(self) -> int:
         from bintally.storage.opening import open_place
+        from sharding.distribute import Processes
         from sharding.verify import verify
 
-        dataset, damage = verify(open_place(self.place), decode=self.decode)
+        dataset, damage = verify(
+            open_place(self.place), decode=self.decode, distributor=Processes(num_cores())
+        )
         for line in damage:
             print(line, file=sys.stderr)
         samples = sum(split.samples for split in dataset.splits.values())

@@ -45,6 +45,7 @@ PRELOADED = [
     "sharding.shard",
     "sharding.source.metadata_job",
     "pyarrow",
+    "sharding.verify_job",
     "simplejpeg",
     "bintally.storage.s3.prefix",
     "boto3",

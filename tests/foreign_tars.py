@@ -123,4 +123,4 @@ def taken(of: Loader) -> list[tuple[list[str], list[int]]]:
 
 
 def faults(place: Path | str) -> list[str]:
-    return verify(open_place(place), decode=True)[1]
+    return verify(open_place(place), decode=True, distributor=Processes(1))[1]

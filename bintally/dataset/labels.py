@@ -7,6 +7,7 @@ JSON, and it may be a name.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 
 from bintally.dataset.index import Component
@@ -71,7 +72,7 @@ def read_label(data: bytes, rule: str) -> int | str:
     Raises `ValueError` with what follows on the file's name where there is none.
     """
     try:
-        text = data.decode("utf-8-sig")  # Editors on Windows put a mark in front.
+        text = data.removeprefix(BOM_UTF8).decode()  # Editors on Windows put a mark in front.
     except UnicodeDecodeError as error:
         raise ValueError("is no UTF-8 text") from error
     if rule.startswith(JSON_RULE):

@@ -40,3 +40,10 @@ def unfinished(small_bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         make(FailingFolder(small_bucket), folder)
     assert len(list(folder.rglob("*.tar"))) == 3
     return folder
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """A copy of the larger dataset, to be damaged."""
+    shutil.copytree(shards, tmp_path / "dataset")
+    return tmp_path / "dataset"

@@ -2,71 +2,85 @@
 
 from __future__ import annotations
 
-import bisect
+import hashlib
 import json
-import random
+import pickle
 import shutil
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from bintally.dataset.catalog import CatalogRow, format_catalog, parse_catalog
-from bintally.dataset.index import parse_index
+from bintally.dataset.catalog import encode_catalog, read_catalog
+from bintally.dataset.index import format_index
+from bintally.dataset.manifest import Dataset, Shard, Split, read_dataset
+from bintally.ray_cluster import Job
 from bintally.storage.opening import open_place
+from sharding.distribute import Processes
+from sharding.tar import TarBuilder
 from sharding.verify import verify
 from tests.conftest import Command
+from tests.foreign_tars import photo, tar_of
 
-
-@pytest.fixture
-def damaged(shards: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset, to be damaged."""
-    shutil.copytree(shards, tmp_path / "dataset")
-    return tmp_path / "dataset"
+T = TypeVar("T")
 
 
 def faults(folder: Path, *, decode: bool = False) -> list[str]:
-    return verify(open_place(folder), decode=decode)[1]
+    return verify(open_place(folder), decode=decode, distributor=Processes(1))[1]
+
+
+def shards_of(place: Path | str) -> list[Shard]:
+    splits = read_dataset(place).splits
+    return [shard for split in splits.values() for shard in split.shards]
 
 
 def test_a_whole_dataset_has_no_faults(shards: Path) -> None:
     assert faults(shards, decode=True) == []
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, at: int, bits: int = 1) -> None:
     data = bytearray(path.read_bytes())
-    data[at] ^= 1
+    data[at] ^= bits
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_anywhere_is_found_and_its_sample_named(damaged: Path) -> None:
-    tar = min(damaged.glob("validation/*.tar"))
-    index = tar.with_suffix(".idx")
-    whole, draw = tar.read_bytes(), random.Random(0)
-    samples = parse_index(index.read_bytes())
-    starts = [sample.components[0].offset - 512 for sample in samples]
-    last = samples[-1].components[-1]
-    end = -(-(last.offset + last.size) // 512) * 512
-    for _ in range(60):
-        at = draw.randrange(end)
-        flip(tar, at)
-        victim = samples[bisect.bisect_right(starts, at) - 1].id
-        named = [line for line in faults(damaged) if "its bytes are not those" in line]
-        assert named == [
-            f"validation/validation-000000.tar: sample {victim}: "
-            "its bytes are not those that were written"
-        ]
-        tar.write_bytes(whole)
-    flip(tar, end + 700)  # in the empty blocks that end a tar
-    assert faults(damaged) == [
-        "validation/validation-000000.tar: its sha256 is not the one in dataset.json"
-    ]
-    tar.write_bytes(whole)
-    for at in range(0, index.stat().st_size, 97):
-        flip(index, at)
-        assert any(line.startswith("validation/validation-000000.idx") for line in faults(damaged))
-        flip(index, at)
+class Backwards:
+    """Runs the last job first, as another process would, and so ends with the first."""
+
+    workers = 1
+
+    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
+        for job in reversed(jobs):
+            yield pickle.loads(pickle.dumps(job)).run()
+
+
+def test_damage_is_told_in_the_order_of_the_dataset_whoever_finds_it_first(damaged: Path) -> None:
+    for shard in shards_of(damaged):
+        flip(damaged / shard.path, 5000)
+    shutil.copy(damaged / "train/train-000000.tar", damaged / "test/test-000000.tar")
+    found = faults(damaged)
+    assert len(found) > 10
+    place = open_place(damaged)
+    for distributor in (Backwards(), Processes(2)):
+        assert verify(place, decode=False, distributor=distributor)[1] == found
+
+
+def test_a_job_takes_along_its_own_rows_only(small_shards: Path) -> None:
+    sizes: list[int] = []
+
+    class Weighing(Backwards):
+        def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
+            sizes.extend(len(pickle.dumps(job)) for job in jobs)
+            return super().run(jobs)
+
+    assert verify(open_place(small_shards), decode=False, distributor=Weighing())[1] == []
+    assert len(sizes) > 20
+    assert max(sizes) < 5000
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -92,11 +106,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "is in the dataset 2 times",
     ),
     "counts that are off by one": (
-        lambda d: change_rows(d, add_one),
+        lambda d: change_column(d, "count", lambda counts: pc.add(counts, 1)),
         "catalog.parquet gives it another count",
     ),
     "a catalog that says otherwise of what is in no shard": (
-        lambda d: change_rows(d, give_no_reason),
+        lambda d: change_column(d, "reason", lambda reasons: pa.nulls(len(reasons))),
         "catalog.parquet: its sha256 is not the one in dataset.json",
     ),
     "another number of samples": (
@@ -126,38 +140,74 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "its splits are not train, validation, test",
     ),
     "another catalog": (
-        lambda d: (d / "catalog.parquet").write_bytes(_catalog_without_first_sample(d)),
+        lambda d: change_column(d, "shard", without_first),
         "catalog.parquet does not place it here",
+    ),
+    "a catalog that names other shards": (
+        lambda d: change_column(d, "shard", renumbered),
+        "catalog.parquet: names a shard train/train-000009.tar that dataset.json does not",
+    ),
+    "a catalog in another order": (
+        lambda d: change_column(d, "position", lambda positions: pc.subtract(9, positions)),
+        "catalog.parquet places it elsewhere",
+    ),
+    "a table that is no catalog": (
+        lambda d: pq.write_table(pa.table({"id": ["00001"]}), d / "catalog.parquet"),
+        "catalog.parquet: not readable: has no column count",
+    ),
+    "a catalog with other types": (
+        lambda d: write_with(d, "position", lambda positions: pa.array([[1]] * len(positions))),
+        "catalog.parquet: not readable: Unsupported cast from list",
+    ),
+    "a missing page": (
+        lambda d: change_summary(d, lambda s: s["files"].update({"README.md": "0" * 64})),
+        "README.md: missing",
+    ),
+    "a page that somebody has changed": (
+        lambda d: add_page(d).write_bytes(b"changed"),
+        "README.md: its sha256 is not the one in dataset.json",
     ),
 }
 
 
-def add_one(row: CatalogRow) -> None:
-    row.count = None if row.count is None else row.count + 1
+def changed(folder: Path, name: str, change: Callable[[pa.ChunkedArray], Any]) -> pa.Table:
+    """The catalog with one column changed."""
+    table = read_catalog((folder / "catalog.parquet").read_bytes())
+    return table.set_column(table.column_names.index(name), name, change(table[name]))
 
 
-def give_no_reason(row: CatalogRow) -> None:
-    row.reason = None
+def change_column(folder: Path, name: str, change: Callable[[pa.ChunkedArray], Any]) -> None:
+    (folder / "catalog.parquet").write_bytes(encode_catalog(changed(folder, name, change)))
 
 
-def change_rows(folder: Path, change: Callable[[CatalogRow], object]) -> None:
-    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
-    for row in rows:
-        change(row)
-    (folder / "catalog.parquet").write_bytes(format_catalog(rows))
+def write_with(folder: Path, name: str, change: Callable[[pa.ChunkedArray], Any]) -> None:
+    """As no catalog is written, whose columns have their types."""
+    pq.write_table(changed(folder, name, change), folder / "catalog.parquet")
+
+
+def without_first(column: pa.ChunkedArray) -> pa.Array:
+    values = column.to_pylist()
+    values[next(at for at, value in enumerate(values) if value is not None)] = None
+    return pa.array(values, pa.string())
+
+
+def renumbered(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring(paths.cast(pa.string()), "000001", "000009")
+
+
+def add_page(folder: Path) -> Path:
+    """A file that `dataset.json` names, and that is no shard."""
+    page = folder / "README.md"
+    page.write_text("What this is.")
+    sha256 = hashlib.sha256(page.read_bytes()).hexdigest()
+    change_summary(folder, lambda s: s["files"].update({page.name: sha256}))
+    return page
 
 
 def change_summary(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     value = json.loads((folder / "dataset.json").read_text())
     change(value)
     (folder / "dataset.json").write_text(json.dumps(value))
-
-
-def _catalog_without_first_sample(folder: Path) -> bytes:
-    rows = parse_catalog((folder / "catalog.parquet").read_bytes())
-    first = next(row for row in rows if row.status == "sharded")
-    first.put_aside("excluded", "by a test")
-    return format_catalog(rows)
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -183,3 +233,68 @@ def test_what_a_build_had_no_time_to_remove_is_no_damage(damaged: Path) -> None:
     assert faults(damaged) == []
     (damaged / ".build/notes").write_bytes(b"x")
     assert faults(damaged) == [".build/notes: is no part of the dataset"]
+
+
+def test_what_dataset_json_names_beside_the_shards_is_part_of_the_dataset(damaged: Path) -> None:
+    add_page(damaged)
+    assert faults(damaged) == []
+
+
+def test_classes_may_be_names_that_the_json_holds(tmp_path: Path) -> None:
+    names, builder = ["blue", "red"], TarBuilder()
+    crcs = [
+        builder.add(
+            f"s{number}",
+            [
+                ("jpg", photo(number)),
+                ("cls", b"%d" % (number % 2)),
+                ("json", json.dumps({"label": names[number % 2]}).encode()),
+            ],
+        )
+        for number in range(4)
+    ]
+    tar = b"".join(builder.finish())
+    counts = dict.fromkeys(names, 2)
+    sha256 = hashlib.sha256(tar).hexdigest()
+    shard = Shard("train/train-000000.tar", "train/train-000000.idx", 4, len(tar), sha256, counts)
+    catalog = encode_catalog(
+        pa.table(
+            {
+                "id": [f"s{number}" for number in range(4)],
+                "split": ["train"] * 4,
+                "shard": [shard.path] * 4,
+                "position": [*range(4)],
+                "status": ["sharded"] * 4,
+                "crc32": crcs,
+                "label": names * 2,
+            }
+        )
+    )
+    nothing = Split(0, {}, [])
+    splits = {"train": Split(4, counts, [shard]), "validation": nothing, "test": nothing}
+    files = {"catalog.parquet": hashlib.sha256(catalog).hexdigest()}
+    dataset = Dataset(names, 0, {}, {"max_count": 5}, splits, files, label="json:label")
+    for path, data in {
+        shard.path: tar,
+        shard.index: format_index(builder.samples),
+        "catalog.parquet": catalog,
+        "dataset.json": dataset.to_json(),
+    }.items():
+        open_place(tmp_path).put(path, data)
+    assert faults(tmp_path, decode=True) == []
+    change_column(tmp_path, "label", lambda labels: pa.array([*reversed(labels.to_pylist())]))
+    assert sum("gives it another count" in line for line in faults(tmp_path)) == 4
+
+
+def test_a_tar_that_another_program_wrote_of_the_same_files_is_as_good(damaged: Path) -> None:
+    shard = shards_of(damaged)[0]
+    file = damaged / shard.path
+    with tarfile.open(file) as tar:
+        members = [(member.name, tar.extractfile(member)) for member in tar.getmembers()]
+        files = [(name, opened.read()) for name, opened in members if opened is not None]
+    data = tar_of(files)
+    assert data != file.read_bytes()
+    file.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    change_summary(damaged, lambda s: s["splits"]["train"]["shards"][0].update(sha256=sha256))
+    assert faults(damaged) == []

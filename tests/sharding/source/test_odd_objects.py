@@ -37,7 +37,7 @@ def make(source: Place, folder: Path) -> Result:
 def rows_of(source: Place, folder: Path) -> dict[str, SimpleNamespace]:
     """The catalog's rows by id, of a dataset that is then whole."""
     make(source, folder)
-    assert verify(open_place(folder), decode=True)[1] == []
+    assert verify(open_place(folder), decode=True, distributor=Processes(1))[1] == []
     rows = catalog_rows(folder)
     assert len({row.id for row in rows}) == len(rows)
     return {row.id: row for row in rows}
