@@ -64,7 +64,6 @@ def assemble(table: pa.Table, extras: Mapping[str, str], numbers: Mapping[str, i
     in rows of any order, and `extras`, which are called as these say in a sample's JSON. `numbers`
     begin the identity."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     columns = {
         field.name: table[field.name].cast(field.type)
@@ -72,38 +71,42 @@ def assemble(table: pa.Table, extras: Mapping[str, str], numbers: Mapping[str, i
         else pa.nulls(len(table), field.type)
         for field in source_schema()
     }
-    columns |= {"id": _distinct(table)} | {name: table[name] for name in extras}
-    order = pc.sort_indices(columns["id"])
-    rows = pa.table(columns).combine_chunks().take(order).combine_chunks()
+    columns |= {name: table[name] for name in extras}
+    rows = _distinct(_by_id(pa.table(columns)))
     # The version of an object is that of the place where it lies.
     digest = table_digest(rows.drop_columns(["version"]))
     known = LabelsJson(rows.select(["count", "label", *extras]), dict(extras))
     return SourceRows(rows, known, {**numbers, "sha256": digest})
 
 
-def _distinct(table: pa.Table) -> pa.ChunkedArray:
-    """The ids, each once. Samples have such; of all else one that another has is numbered."""
+def _by_id(rows: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return rows.combine_chunks().take(pc.sort_indices(rows["id"])).combine_chunks()
+
+
+def _distinct(rows: pa.Table) -> pa.Table:
+    """Rows by id, each id once. Samples have such; of all else one that another has is numbered."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = table["id"]
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return ids
-    names, paths, sizes = (table[column].to_pylist() for column in ("id", "path", "bytes"))
-    taken = Counter(names)
+    if not pc.any(pc.equal(rows["id"][1:], rows["id"][:-1])).as_py():
+        return rows
+    ids, paths, sizes = (rows[column].to_pylist() for column in ("id", "path", "bytes"))
+    taken = Counter(ids)
     again = sorted(
-        (name, paths[row] is None, sizes[row] or 0, row)
-        for row, name in enumerate(names)
-        if taken[name] > 1
+        (id_, paths[row] is None, sizes[row] or 0, row)
+        for row, id_ in enumerate(ids)
+        if taken[id_] > 1
     )
-    for (before, *_), (name, *_, row) in pairwise(again):
-        if before == name:
+    for (before, *_), (id_, *_, row) in pairwise(again):
+        if before == id_:
             number = 2
-            while f"{name} ({number})" in taken:
+            while f"{id_} ({number})" in taken:
                 number += 1
-            names[row] = f"{name} ({number})"
-            taken[names[row]] = 1
-    return pa.chunked_array([names], pa.string())
+            ids[row] = f"{id_} ({number})"
+            taken[ids[row]] = 1
+    return _by_id(rows.set_column(0, "id", pa.chunked_array([ids], pa.string())))
 
 
 def table_digest(table: pa.Table) -> str:

@@ -30,10 +30,12 @@ def read_class_folders(listing: pa.Table, source: Place) -> SourceRows:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found, others = are_photos(listing["path"]), other_images(listing["path"])
-    listing = listing.filter(pc.or_(found, others.is_valid()))
-    paths, version = (listing[name].combine_chunks() for name in ("path", "version"))
-    unfit = pc.if_else(version.is_valid(), other_images(paths), NOT_UTF8)
+    paths = listing["path"].combine_chunks()
+    others = other_images(paths)
+    seen = pc.or_(are_photos(paths), others.is_valid())
+    listing, others, paths = (values.filter(seen) for values in (listing, others, paths))
+    version = listing["version"].combine_chunks()
+    unfit = pc.if_else(version.is_valid(), others, NOT_UTF8)
     hidden = pc.match_substring_regex(paths, HIDDEN)
     unfit = pc.coalesce(unfit, pc.if_else(hidden, "in a hidden folder", None))
     photos = unfit.is_null()

@@ -151,7 +151,7 @@ def test_a_source_is_the_same_whatever_file_its_labels_are_in(form: str, tmp_pat
     assert rows.source == as_csv.source
     assert rows.table.equals(as_csv.table)
     everything = np.arange(len(rows.table))
-    for number in everything:
+    for number in range(len(everything)):
         assert rows.json.take(everything).get(number) == as_csv.json.take(everything).get(number)
 
 
@@ -187,7 +187,7 @@ def test_another_value_makes_another_source(column: str, value: Any, tmp_path: P
 
 
 def test_another_size_makes_another_source_and_another_version_does_not(tmp_path: Path) -> None:
-    columns = {"path": ["a.jpg"], "label": [1]}
+    columns: dict[str, list[Any]] = {"path": ["a.jpg"], "label": [1]}
     one = rows_of(tmp_path, listing_of("a.jpg"), columns)
     larger = rows_of(tmp_path, listing_of("a.jpg", size=101), columns)
     elsewhere = listing_of("a.jpg").set_column(2, "version", pa.array(["another"]))
