@@ -8,7 +8,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["JPEG", "START_OF_SCAN", "Frame", "orientation", "read_frame", "what_is"]
+__all__ = [
+    "JPEG",
+    "START_OF_SCAN",
+    "Frame",
+    "orientation",
+    "read_frame",
+    "tiff_orientation",
+    "what_is",
+]
 
 JPEG = b"\xff\xd8"
 START_OF_SCAN = b"\xff\xda"
@@ -131,7 +139,11 @@ def orientation(data: bytes) -> int:
     """
     blocks = (content for marker, content in _segments(data) if marker == APP1)
     exif = next((content for content in blocks if content.startswith(EXIF)), b"")
-    tiff = exif.removeprefix(EXIF)
+    return tiff_orientation(exif.removeprefix(EXIF))
+
+
+def tiff_orientation(tiff: bytes) -> int:
+    """As `orientation`, of EXIF data by themselves."""
     order = BYTE_ORDERS.get(tiff[:4])
     if order is None:
         return 1

@@ -3,8 +3,8 @@
 Every photo is decoded before it is written: the GPU decoder cannot skip a bad one, which ends the
 whole run. So what is doubtful is found here, with libjpeg-turbo told to take no warning lightly.
 A good photo's bytes are kept as they are, unless it is grey, CMYK, of a sampling that not every
-decoder knows, rotated by its EXIF data, or is to be resized. Whatever a photo holds, it is good or
-a `BadPhoto` that says why.
+decoder knows, rotated by its EXIF data, or is to be resized. A PNG or WebP is bad, unless whoever
+prepares it asks for a JPEG of it. Whatever a photo holds, it is good or a `BadPhoto` that says why.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.conversion import convertible_kind, decode_convertible, size_by_header
 from bintally.dataset.jpeg import JPEG, START_OF_SCAN, orientation, read_frame, what_is
 from bintally.errors import UsageError
 
@@ -212,21 +213,30 @@ def _changes(data: bytes, header: Header) -> list[str]:
     if header.rarity is not None:
         changes.append(f"{header.rarity}, encoded again")
     if orientation(data) != 1:
-        changes.append("rotated as its EXIF says")
+        changes.append(TURNED)
     return changes
 
 
-def prepare_photo(data: bytes, resize: Resize | None) -> Photo:
+TURNED = "rotated as its EXIF says"
+
+
+def prepare_photo(data: bytes, resize: Resize | None, *, convert: bool = False) -> Photo:
     """Checks a photo, and makes it RGB, upright, and of the size to store.
 
-    Raises `BadPhoto` as `check_photo` does.
+    With `convert` it may be a PNG or a WebP, of which the first frame becomes a JPEG, with what is
+    transparent over white. What a photo is, its content says. Raises `BadPhoto` as `check_photo`
+    does.
     """
-    header = read_header(data)
-    changes = _changes(data, header)
-    if not changes and resize is None:
-        check_photo(data)
-        return Photo(data, header.width, header.height, None)
-    upright = _decode(data, header)
+    kind = convertible_kind(data) if convert else None
+    if kind is not None:
+        upright, changes = _convert(data, kind)
+    else:
+        header = read_header(data)
+        changes = _changes(data, header)
+        if not changes and resize is None:
+            check_photo(data)
+            return Photo(data, header.width, header.height, None)
+        upright = _decode(data, header)
     width, height = upright.size
     if resize is not None:
         upright = _resized(upright, resize.of(width, height))
@@ -254,7 +264,30 @@ def _decode(data: bytes, header: Header) -> Image.Image:
         photo = Image.frombytes("CMYK", size, inks.tobytes()).convert("RGB")
     else:
         photo = Image.fromarray(_decode_strictly(data, header))
-    turn = (None, *TURNS)[orientation(data) - 1]
+    return _upright(photo, orientation(data))
+
+
+@_as_bad_photo()
+def _convert(data: bytes, kind: str) -> tuple[Image.Image, list[str]]:
+    """An upright RGB image of a PNG or WebP, and what was done."""
+    width, height = size_by_header(data)
+    if not width * height:
+        raise BadPhoto(f"photo is a {kind} with a damaged header")
+    _refuse_large(width, height)
+    try:
+        photo, lies, is_animated = decode_convertible(data)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadPhoto(f"photo is a {kind} that does not decode: {error}") from error
+    changes = [f"{kind}, {'first frame ' if is_animated else ''}stored as JPEG"]
+    if lies != 1:
+        changes.append(TURNED)
+    return _upright(photo, lies), changes
+
+
+def _upright(photo: Image.Image, orientation: int) -> Image.Image:
+    from PIL import Image
+
+    turn = (None, *TURNS)[orientation - 1]
     return photo if turn is None else photo.transpose(Image.Transpose[turn])
 
 

@@ -27,7 +27,8 @@ class Entry:
     path: str
     size_bytes: int
     version: str
-    """Changes when the object does: its ETag on S3, its time of modification in a folder."""
+    """Changes when the object does: its ETag on S3, its time of modification in a folder. Empty
+    where it is not known, in a list that has only sizes; these are then all that is compared."""
 
 
 class ObjectChanged(Exception):

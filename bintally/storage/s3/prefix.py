@@ -233,9 +233,9 @@ class S3Prefix(Place):
             answer = self._store.get(entry.path)
             data = answer.bytes().to_bytes()
             version = _version(answer.meta["e_tag"], answer.meta["last_modified"])
-            # Not every server sends an ETag with an object, or lists it.
-            comparable = version.startswith(AT) == entry.version.startswith(AT)
-            if len(data) != entry.size_bytes or (comparable and version != entry.version):
+            # Not every server sends an ETag with an object, and not every list has it.
+            known = entry.version and version.startswith(AT) == entry.version.startswith(AT)
+            if len(data) != entry.size_bytes or (known and version != entry.version):
                 raise ObjectChanged(entry.path)
             return data
 

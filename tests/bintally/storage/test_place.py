@@ -13,7 +13,7 @@ import pytest
 from bintally.errors import UsageError, WorkError
 from bintally.storage.folder import write_atomically
 from bintally.storage.opening import open_place
-from bintally.storage.place import TEMPORARY_SUFFIX, ObjectChanged, Place
+from bintally.storage.place import TEMPORARY_SUFFIX, Entry, ObjectChanged, Place
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -132,6 +132,14 @@ def test_a_long_listing_is_whole_whatever_ranges_it_is_read_in(s3: str) -> None:
     assert {entry.path for entry in place.entries()} == paths
     for entry in list(place.entries("bin-images"))[::100]:
         assert place.fetch(entry) == entry.path.encode()
+
+
+def test_of_an_object_without_a_version_the_size_is_compared(place: Place) -> None:
+    """As in a list that was made elsewhere."""
+    place.put("a", b"data")
+    assert place.fetch(Entry("a", 4, "")) == b"data"
+    with pytest.raises(ObjectChanged):
+        place.fetch(Entry("a", 5, ""))
 
 
 def test_an_object_that_is_not_as_it_was_listed_is_not_taken(place: Place) -> None:
