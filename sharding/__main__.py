@@ -47,16 +47,25 @@ class Synthesize:
 
 @dataclass
 class Build:
-    """Turn a bucket of photos and metadata into WebDataset shards with DALI indexes.
+    """Turn photos and their labels into WebDataset shards with DALI indexes.
 
+    Labels are in ABID's metadata files, in a file of --labels, or in the names of folders.
     Interrupted, the same command continues. The same source, options and seed give the same bytes.
     Nothing is written over or deleted but what an earlier build made there.
     """
 
     source: Places
-    """The bucket, bin-images/<id>.jpg and metadata/<id>.json: a folder or s3://bucket/prefix."""
+    """The photos, a folder or s3://bucket/prefix: as ABID has them (bin-images/<id>.jpg and
+    metadata/<id>.json), in a folder for each class (CLASS/NAME.jpg), or anywhere, with --labels."""
     output: Places
     """Where the dataset goes: an empty folder or s3://bucket/prefix."""
+    labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A CSV, Parquet or JSON Lines file with a row for each photo: a column path (below the source)
+    or id, a column label, class or count (a count, or a class's name), perhaps group, split and
+    skus. What else it has goes into the samples' JSON and the catalog."""
+    listing: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A list of the source's objects, which then is not listed: the manifest.json of an S3
+    Inventory, or a table of path (or key), size and perhaps etag."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
     workers: int = field(default_factory=num_cores)
     """Processes, each making a shard at a time."""
@@ -87,6 +96,8 @@ class Build:
             self.options,
             distributor=RayCluster(self.ray) if self.ray else Processes(self.workers),
             connections=self.connections,
+            labels=self.labels,
+            listing=self.listing,
             append=self.append,
             restart=self.restart,
         )
@@ -118,11 +129,30 @@ def _print_summary(output: str, result: Result) -> None:
     if converted := pc.sum(pc.and_(sharded, pc.is_valid(catalog["reason"]))).as_py():
         print(f"  {converted:,} photos were converted (the catalog says how)")
     _print_reasons(catalog.filter(pc.equal(catalog["status"], "quarantined")))
+    if alone := _without_neighbours(result):
+        print(
+            f"  {alone:,} photos have no known neighbours (their ids are no numbers, or their "
+            "products are not told), and are grouped with none"
+        )
     leaks, evaluated = result.leaks
     at_random = (
         f" (a random split: {result.leaks_at_random[0]:,})" if result.leaks_at_random else ""
     )
     print(f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,}{at_random}")
+
+
+def _without_neighbours(result: Result) -> int:
+    """Photos that --group neighbours cannot compare."""
+    import pyarrow.compute as pc
+
+    from sharding.planning.groups import may_have_neighbours
+
+    catalog = result.catalog.filter(pc.is_valid(result.catalog["shard"]))
+    if result.dataset.options["group"] != "neighbours":
+        return 0
+    comparable = may_have_neighbours(catalog["id"], catalog["skus"])
+    alone = pc.equal(catalog["group"], catalog["id"]).to_numpy() & ~comparable
+    return int(alone.sum())
 
 
 def _print_reasons(quarantined: pa.Table) -> None:

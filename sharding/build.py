@@ -93,7 +93,8 @@ class _Maker:
 
         at_a_time = min(self.distributor.workers, max(1, len(shards)))
         connections = max(1, self.connections // at_a_time)
-        prepare = partial(prepare_photo, resize=Resize.parse(self.options.resize))
+        resize = Resize.parse(self.options.resize)
+        prepare = partial(prepare_photo, resize=resize, convert=not self.rows.is_abid)
         labels = label_texts(table, classes)
         # Which of the source's rows each one is.
         source_rows = pc.index_in(table["id"], self.rows.table["id"])
@@ -132,14 +133,17 @@ def build(
     *,
     distributor: Distributor,
     connections: int,
+    labels: str | None = None,
+    listing: str | None = None,
     append: bool = False,
     restart: bool = False,
 ) -> Result:
-    """Turns the bucket at `source` into a dataset at `destination`.
+    """Turns the photos at `source` into a dataset at `destination`.
 
-    `distributor` runs the jobs that make a shard each, with `connections` requests in flight in
-    all; neither changes a byte. `append` adds what the source holds by now to a complete dataset;
-    `restart` deletes what an earlier build made at the destination.
+    `labels` and `listing` are files as `read_source` takes them. `distributor` runs the jobs that
+    make a shard each, with `connections` requests in flight in all; neither changes a byte.
+    `append` adds what the source holds by now to a complete dataset; `restart` deletes what an
+    earlier build made at the destination.
 
     Raises `UsageError` for a source or destination that does not fit, `WorkError` where another
     build is at work, or a place fails in mid-work: the same call then continues.
@@ -154,7 +158,9 @@ def build(
             raise UsageError(
                 f"{destination}: no complete dataset to append to; build it without --append first"
             )
-        rows = read_source(source, distributor, connections)
+        rows = read_source(
+            source, options, distributor, connections, labels=labels, listing=listing
+        )
         if restart:
             discard(found, lease)
             found = Found({})

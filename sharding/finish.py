@@ -24,8 +24,6 @@ __all__ = ["LABEL_OF_NAMES", "describe_shards", "label_texts"]
 
 LABEL_OF_NAMES = "json:label"
 """Where a sample's label is if classes are names: its `.cls` holds a number, for other readers."""
-INTERNAL = ("path", "version")
-"""Columns of a source that its catalog has no use for: in ABID's layout the id says them."""
 
 
 def label_texts(table: pa.Table, classes: Classes) -> pa.Array:
@@ -47,6 +45,12 @@ def describe_shards(
 ) -> tuple[Dataset, pa.Table, dict[str, bytes]]:
     """The dataset that a plan has become, its catalog, and its files but for `dataset.json`."""
     table = _complete_rows(plan, records)
+    dropped = {"version"}
+    if source.is_abid:  # The id says it.
+        dropped.add("path")
+    if are_counts(plan.classes):
+        dropped.add("label")
+    table = table.drop_columns([name for name in table.column_names if name in dropped])
     dataset = Dataset(
         plan.classes,
         seed,
@@ -106,10 +110,7 @@ def _complete_rows(plan: Plan, records: Sequence[ShardRecord]) -> pa.Table:
     }
     for name, column in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, column)
-    dropped = [name for name in INTERNAL if name in table.column_names]
-    if table["label"].null_count == len(table):
-        dropped.append("label")
-    return table.drop_columns(dropped)
+    return table
 
 
 def _photos_schema() -> pa.Schema:

@@ -47,7 +47,8 @@ def render(scratch: Path, photos_per_core: int) -> str:
     synthesize(source, images=num_images, seed=0)
     options: dict[str, Any] = {"split": (1.0, 0.0, 0.0), "group": "none"}
     # webdataset deals whole shards to its workers: unequal ones would hold it up.
-    plan = make_plan(read_source(source, Processes(1), 8), Options(**options))
+    rows = read_source(source, Options(), Processes(1), 8)
+    plan = make_plan(rows, Options(**options))
     num_photos = sum(len(shard.rows) for shard in plan.shards)
     options["shard_samples"] = -(-num_photos // (2 * num_cores))
     build(source, destination, Options(**options), distributor=Processes(1), connections=8)

@@ -40,11 +40,11 @@ PADDED = 5
 
 def may_have_neighbours(ids: pa.Array, products: pa.Array) -> NDArray[np.bool_]:
     """Which photos are comparable with their neighbours: by their ids, and by their products."""
+    import numpy as np
     import pyarrow.compute as pc
 
     numbered = pc.match_substring_regex(ids, NUMBER)
-    known: NDArray[np.bool_] = pc.and_(numbered, pc.is_valid(products)).to_numpy(False)
-    return known
+    return np.asarray(pc.and_(numbered, pc.is_valid(products)))
 
 
 def neighbour_groups(ids: pa.Array, products: pa.Array) -> NDArray[np.int64]:

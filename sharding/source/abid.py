@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError, WorkError
@@ -15,6 +16,7 @@ from bintally.terminal.progress import Progress
 from sharding.columns import rows_at, sorted_by_id
 from sharding.distribute import Distributor
 from sharding.source.fetch import fetch
+from sharding.source.ids import NOT_UTF8, OTHER_IMAGES
 from sharding.source.metadata_cache import CHUNK, Chunk, kept_file, read_kept
 from sharding.source.metadata_job import MetadataJob, parsed_schema
 from sharding.source.rows import SourceRows, source_schema
@@ -25,27 +27,35 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["IMAGES", "METADATA", "read_abid"]
+__all__ = ["IMAGES", "METADATA", "is_abid", "read_abid"]
 
 IMAGES = "bin-images"
 METADATA = "metadata"
 
 
-def read_abid(source: Place, distributor: Distributor, connections: int) -> SourceRows:
-    """Lists a bucket in ABID's layout and reads all of its metadata.
+def is_abid(listing: pa.Table) -> bool:
+    """Whether the objects of a source are laid out as ABID's are."""
+    import pyarrow.compute as pc
+
+    own = pc.match_substring_regex(listing["path"], rf"^({IMAGES}|{METADATA})/")
+    return bool(pc.any(own).as_py())
+
+
+def read_abid(
+    source: Place, listing: pa.Table, distributor: Distributor, connections: int
+) -> SourceRows:
+    """Reads all of the metadata of a bucket in ABID's layout, whose objects `listing` holds.
 
     `distributor` runs the jobs that read, with `connections` requests in flight in all.
 
-    Raises `UsageError` where the source is not there or holds no photos, `WorkError` where of its
-    metadata nothing can be had. What is odd about single objects is in their rows.
+    Raises `UsageError` where the source holds no photos, `WorkError` where of its metadata nothing
+    can be had. What is odd about single objects is in their rows.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    source.check()
-    with ThreadPoolExecutor(2) as pool:
-        listings = pool.map(_list_ids, [source] * 2, (IMAGES, METADATA), (".jpg", ".json"))
-        (photos, foreign), (metadata, more) = listings
+    photos, foreign = _named(listing, IMAGES, ".jpg")
+    metadata, more = _named(listing, METADATA, ".json")
     if not len(photos) + len(metadata):
         raise UsageError(
             f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
@@ -72,7 +82,8 @@ def read_abid(source: Place, distributor: Distributor, connections: int) -> Sour
     }
     names = source_schema().names
     table = pa.table({name: columns.get(name, table[name]) for name in names})
-    table = sorted_by_id(pa.concat_tables([table, _foreign_rows([*foreign, *more])]))
+    foreign = pa.concat_tables([foreign, more])
+    table = sorted_by_id(pa.concat_tables([table, _foreign_rows(foreign)]))
     identity = {
         "images": len(photos),
         "metadata": len(metadata),
@@ -80,38 +91,22 @@ def read_abid(source: Place, distributor: Distributor, connections: int) -> Sour
     }
     place = pc.index_in(table["id"], ids).fill_null(-1).to_numpy()
     end = parsed["end"].fill_null(0).to_numpy()
-    return SourceRows(table, _Metadata(source, listed, kept, end, place), identity)
+    json = _Metadata(source, listed, kept, end, place)
+    return SourceRows(table, json, identity, is_abid=True)
 
 
-def _list_ids(source: Place, folder: str, suffix: str) -> tuple[pa.Table, list[Entry]]:
-    """The objects named `folder/<id>suffix`, and those that are not."""
-    import pyarrow as pa
+def _named(listing: pa.Table, folder: str, suffix: str) -> tuple[pa.Table, pa.Table]:
+    """The objects of a folder that are named `<id>` and the suffix, with their ids, and those that
+    are not."""
+    import pyarrow.compute as pc
 
-    schema = pa.schema([("id", pa.string()), ("bytes", pa.int64()), ("version", pa.string())])
-    foreign: list[Entry] = []
-    batches = []
-    own: list[tuple[str, int, str]] = []
-
-    def cut() -> None:
-        columns = [[*column] for column in zip(*own, strict=True)] or [[], [], []]
-        batches.append(pa.record_batch(columns, schema=schema))
-        own.clear()
-
-    for entry in source.entries(folder):
-        name = entry.path.removeprefix(f"{folder}/")
-        named = name.endswith(suffix) and "/" not in name and name != suffix
-        if named and (name.isascii() or _as_text(name) == name):
-            own.append((name.removesuffix(suffix), entry.size_bytes, entry.version))
-            if len(own) == OBJECTS:
-                cut()
-        else:
-            foreign.append(entry)
-    cut()
-    return pa.Table.from_batches(batches).combine_chunks(), foreign
-
-
-OBJECTS = 2**16
-"""Objects that are Python's at a time."""
+    inside = listing.filter(pc.starts_with(listing["path"], f"{folder}/"))
+    own = pc.match_substring_regex(inside["path"], rf"(?s)^{folder}/[^/]+{re.escape(suffix)}$")
+    own = pc.and_(own, pc.is_valid(inside["version"]))
+    ids = inside.filter(own)
+    start = len(folder) + 1
+    names = pc.utf8_slice_codeunits(ids["path"], start, -len(suffix))
+    return ids.set_column(0, "id", names).combine_chunks(), inside.filter(pc.invert(own))
 
 
 def _pair(photos: pa.Table, metadata: pa.Table) -> pa.Table:
@@ -234,48 +229,35 @@ class _Files:
         return data
 
 
-def _foreign_rows(entries: Sequence[Entry]) -> pa.Table:
+def _foreign_rows(objects: pa.Table) -> pa.Table:
     """Rows for what is neither a photo nor metadata."""
     import pyarrow as pa
 
-    ordered = sorted(entries, key=lambda entry: entry.path)
     rows = [
         {
-            "id": _as_text(entry.path),
-            "bytes": entry.size_bytes,
+            "id": row["path"],
+            "bytes": row["bytes"],
             "status": "quarantined",
-            "reason": _why_foreign(entry.path),
+            "reason": NOT_UTF8 if row["version"] is None else _why_foreign(row["path"]),
         }
-        for entry in ordered
+        for row in sorted(objects.to_pylist(), key=itemgetter("path"))
     ]
     return pa.Table.from_pylist(rows, source_schema())
 
 
-def _as_text(name: str) -> str:
-    """A name with what in it is not UTF-8 written out: a folder's files may be called anything."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _why_foreign(path: str) -> str:
     """Why an object is neither a photo nor metadata."""
-    if _as_text(path) != path:
-        return "its name is not UTF-8"
-    kind = OTHER_IMAGES.get(posixpath.splitext(path)[1].lower())
+    kind = OTHER_KINDS.get(posixpath.splitext(path)[1].lower().removeprefix("."))
     if kind is not None:
         return f"named as a {kind}; a photo is a JPEG named {IMAGES}/<id>.jpg"
     return f"not named {IMAGES}/<id>.jpg or {METADATA}/<id>.json"
 
 
-OTHER_IMAGES = {
-    ".avif": "AVIF",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".heic": "HEIC",
-    ".png": "PNG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WebP",
-}
+OTHER_KINDS = {**OTHER_IMAGES, "png": "PNG", "webp": "WebP"}
+
+
+AT_A_TIME = 2**16
+"""Rows that are Python's objects."""
 
 
 def _digest(metadata: pa.ChunkedArray, table: pa.Table) -> str:
@@ -286,8 +268,8 @@ def _digest(metadata: pa.ChunkedArray, table: pa.Table) -> str:
     digest = hashlib.sha256()
     for chunk in metadata.drop_null().chunks:
         digest.update(memoryview(chunk.buffers()[1]))
-    for start in range(0, len(table), OBJECTS):
-        part = table.slice(start, OBJECTS)
+    for start in range(0, len(table), AT_A_TIME):
+        part = table.slice(start, AT_A_TIME)
         size = pc.coalesce(part["bytes"].cast(pa.string()), "None")
         lines = pc.binary_join_element_wise(part["id"], size, part["status"], " ")
         digest.update("\n".join([*lines.to_pylist(), ""]).encode())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOT_UTF8",
+    "OTHER_IMAGES",
     "PHOTO_NAMES",
     "are_photos",
     "other_images",

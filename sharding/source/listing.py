@@ -19,7 +19,7 @@ from sharding.tables.table_file import read_file, read_table_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["as_text", "list_source"]
+__all__ = ["as_text", "is_anonymous", "list_source"]
 
 
 def list_source(place: Place, listing: str | None = None) -> pa.Table:
@@ -80,7 +80,7 @@ def as_text(name: str) -> str:
 def _read_list(place: Place, listing: str) -> pa.Table:
     import pyarrow.compute as pc
 
-    table = read_table_file(listing, anonymous=_is_anonymous(place))
+    table = read_table_file(listing, anonymous=is_anonymous(place))
     columns = {name.lower(): name for name in table.column_names}
     path = columns.get("path", columns.get("key"))
     size = columns.get("size", columns.get("bytes"))
@@ -125,7 +125,8 @@ def _objects(
     return pa.table(columns, schema=_schema())
 
 
-def _is_anonymous(place: Place) -> bool:
+def is_anonymous(place: Place) -> bool:
+    """Whether unsigned requests are sent to a place, and so to what lies beside it."""
     from bintally.storage.s3.prefix import S3Prefix
 
     return isinstance(place, S3Prefix) and place.anonymous
@@ -148,7 +149,7 @@ def _read_inventory(place: Place, listing: str) -> pa.Table:
 
     from bintally.storage.s3.prefix import S3Prefix
 
-    anonymous = _is_anonymous(place)
+    anonymous = is_anonymous(place)
     manifest = _read_manifest(listing, anonymous)
     bucket = manifest["sourceBucket"]
     if not isinstance(place, S3Prefix) or place.bucket != bucket:

@@ -40,6 +40,8 @@ class SourceRows:
     source: dict[str, Any]
     """The source's identity, for `dataset.json`: numbers, and a digest of all that decides the
     dataset's bytes. No address in it, so that a bucket and its copy in a folder are equal."""
+    is_abid: bool = False
+    """Whether ids say what photos are called, which are all JPEGs: ABID's layout."""
 
 
 def source_schema() -> pa.Schema:

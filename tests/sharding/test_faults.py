@@ -74,13 +74,13 @@ def test_metadata_is_fetched_once_for_any_number_of_builds(
     bucket_on_s3: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
-    first = read_source(open_place(bucket_on_s3), Processes(1), 8)
+    first = read_source(open_place(bucket_on_s3), OPTIONS, Processes(1), 8)
     with faulty_proxy(s3_endpoint, {"reads": 0.0}, stall_s=0) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         # A place that can list and can fetch nothing: what is read now was kept.
         source = open_place(bucket_on_s3)
         monkeypatch.setattr(type(source), "fetch", None)
-        again = read_source(source, Processes(1), 8)
+        again = read_source(source, OPTIONS, Processes(1), 8)
         assert again.table.equals(first.table)
         assert again.source == first.source
         sharded = pc.equal(again.table["status"], "sharded").to_numpy()
@@ -94,10 +94,10 @@ def test_metadata_that_changed_is_fetched_again(
 
     monkeypatch.setenv("BINTALLY_CACHE", str(tmp_path / "cache"))
     place = open_place(bucket_on_s3)
-    before = read_source(place, Processes(1), 4)
+    before = read_source(place, OPTIONS, Processes(1), 4)
     value = json.loads(place.get("metadata/00001.json")) | {"EXPECTED_QUANTITY": 4}
     place.put("metadata/00001.json", json.dumps(value, indent=4).encode())
-    after = counts_of(read_source(place, Processes(1), 4))
+    after = counts_of(read_source(place, OPTIONS, Processes(1), 4))
     assert after["00001"] == 4
     del after["00001"]
     assert after.items() <= counts_of(before).items()
@@ -106,7 +106,7 @@ def test_metadata_that_changed_is_fetched_again(
     assert kept
     for file in kept:
         file.write_bytes(file.read_bytes()[:100])
-    first, second = (read_source(place, Processes(1), 4) for _ in range(2))
+    first, second = (read_source(place, OPTIONS, Processes(1), 4) for _ in range(2))
     assert first.table.equals(second.table)
     assert counts_of(first)["00001"] == 4
 
@@ -129,7 +129,9 @@ def test_folders_with_equal_names_sizes_and_times_keep_their_own_labels(
                 (source / path).parent.mkdir(parents=True, exist_ok=True)
                 (source / path).write_bytes(data)
                 os.utime(source / path, (0, 0))
-        assert {*counts_of(read_source(open_place(source), Processes(1), 4)).values()} == {count}
+        assert {*counts_of(read_source(open_place(source), OPTIONS, Processes(1), 4)).values()} == {
+            count
+        }
         shutil.rmtree(source)
 
 

@@ -7,7 +7,7 @@ import json
 import pickle
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,8 +54,8 @@ class Backwards:
 
     workers = 1
 
-    def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-        for job in reversed(jobs):
+    def run(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        for job in reversed([*jobs]):
             yield pickle.loads(pickle.dumps(job)).run()
 
 
@@ -74,9 +74,10 @@ def test_a_job_takes_along_its_own_rows_only(small_shards: Path) -> None:
     sizes: list[int] = []
 
     class Weighing(Backwards):
-        def run(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
-            sizes.extend(len(pickle.dumps(job)) for job in jobs)
-            return super().run(jobs)
+        def run(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+            all_jobs = [*jobs]
+            sizes.extend(len(pickle.dumps(job)) for job in all_jobs)
+            return super().run(all_jobs)
 
     assert verify(open_place(small_shards), decode=False, distributor=Weighing())[1] == []
     assert len(sizes) > 20

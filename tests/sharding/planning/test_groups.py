@@ -13,7 +13,7 @@ from bintally.storage.opening import open_place
 from sharding.distribute import Processes
 from sharding.planning.groups import count_leaks
 from sharding.source.layout import read_source
-from tests.sharding.tables import groups_of
+from tests.sharding.columns import groups_of
 
 
 def test_photos_that_share_a_product_within_two_ids_are_one_group() -> None:
@@ -80,7 +80,7 @@ def test_no_leak_remains_on_the_real_photos(abid: Path) -> None:
     from sharding.planning.options import Options
     from sharding.planning.plan import make_plan
 
-    rows = read_source(open_place(abid / "bucket224"), Processes(1), 16)
+    rows = read_source(open_place(abid / "bucket224"), Options(), Processes(1), 16)
     plan = make_plan(rows, Options())
     leaks, evaluated = plan.leaks_at_random
     assert evaluated == pytest.approx(2170, abs=10)

@@ -14,7 +14,7 @@ from bintally.dataset.catalog import encode_catalog, read_catalog
 from sharding.planning.growth import BETWEEN
 from sharding.planning.options import Options
 from sharding.planning.plan import Plan, make_plan
-from tests.sharding.tables import plan_rows, source_rows
+from tests.sharding.columns import plan_rows, source_rows
 
 Rows = list[dict[str, Any]]
 

@@ -10,7 +10,7 @@ import pytest
 from sharding.planning.options import Options
 from sharding.planning.plan import make_plan
 from sharding.source.rows import SourceRows
-from tests.sharding.tables import shuffle, source_rows
+from tests.sharding.columns import shuffle, source_rows
 
 PLANS = {
     Options(): "b422325ece6a1f53978825116506b80a9b264246512553e9b105d8c2083b2778",

@@ -20,7 +20,7 @@ from sharding.planning.plan import make_plan
 from sharding.planning.selection import read_ids
 from sharding.source.layout import read_source
 from sharding.source.rows import SourceRows
-from tests.sharding.tables import plan_rows, sample_of, shuffle
+from tests.sharding.columns import plan_rows, sample_of, shuffle
 
 
 def grouped(number: int, seed: int) -> tuple[dict[str, int], dict[str, str]]:
@@ -94,7 +94,7 @@ def test_udacitys_list_names_its_10441_photos(abid: Path) -> None:
 
 @pytest.fixture
 def source(bucket: Path) -> SourceRows:
-    return read_source(open_place(bucket), Processes(1), 4)
+    return read_source(open_place(bucket), Options(), Processes(1), 4)
 
 
 def sharded(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

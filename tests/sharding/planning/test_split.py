@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bintally.dataset.manifest import SPLITS
-from tests.sharding.tables import shuffle, splits_of
+from tests.sharding.columns import shuffle, splits_of
 
 RATIOS = (0.6, 0.2, 0.2)
 
