@@ -43,7 +43,7 @@ class Distributor(Protocol):
 
 PRELOADED = [
     "sharding.shard",
-    "sharding.source.metadata_job",
+    "sharding.source.abid.metadata_job",
     "pyarrow",
     "sharding.verify_job",
     "simplejpeg",

@@ -127,7 +127,7 @@ def test_workers_start_however_long_the_name_of_the_folder_for_temporary_files(
     code = """
 from bintally.storage.opening import open_place
 from sharding.distribute import Processes
-from sharding.source.metadata_job import MetadataJob
+from sharding.source.abid.metadata_job import MetadataJob
 
 if __name__ == "__main__":
     jobs = [MetadataJob(open_place("/"), [], 1)] * 2

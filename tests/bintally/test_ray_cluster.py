@@ -68,7 +68,7 @@ def test_a_cluster_of_ones_own_needs_no_home() -> None:
 JOBS = """
 import os
 from bintally.ray_cluster import RayCluster
-from sharding.source.metadata_job import MetadataJob
+from sharding.source.abid.metadata_job import MetadataJob
 from bintally.storage.opening import open_place
 
 cluster = RayCluster("local")
