@@ -11,8 +11,8 @@ import simplejpeg
 from bintally.storage.folder import Folder
 from tests.conftest import Command
 from tests.mutations import encodings, mutated_metadata, mutated_photos
+from tests.sharding.building.test_build import samples_in_tars
 from tests.sharding.builds import catalog_rows
-from tests.sharding.test_build import samples_in_tars
 
 STATUSES = {"sharded", "quarantined"}
 
