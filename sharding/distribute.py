@@ -44,7 +44,6 @@ class Distributor(Protocol):
 PRELOADED = [
     "sharding.shard",
     "sharding.source.abid.metadata_job",
-    "pyarrow",
     "sharding.verify_job",
     "simplejpeg",
     "bintally.storage.s3.prefix",
