@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import Decision
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
@@ -41,9 +42,10 @@ def test_photos_are_stretched_as_the_engines_do(size: tuple[int, int]) -> None:
             return images.mean((2, 3))
 
     photos = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
-    ExportedCounter(Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2])(
-        photos
+    exported = ExportedCounter(
+        Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2], Decision()
     )
+    exported(photos)
     expected = torch.nn.functional.interpolate(
         photos.permute(0, 3, 1, 2), (64, 64), mode="bilinear", antialias=True
     )
@@ -73,7 +75,7 @@ def test_the_file_counts_what_the_model_counts(
     photos = [samples.photo(i) for i in range(len(samples))]
     (images,) = engine.run([(photos, Draws.nothing(len(photos)))])
     with torch.inference_mode():
-        expected = model(images).softmax(1).numpy()
+        expected = Decision.from_dict(loaded.decision).probabilities(model(images)).numpy()
     for photo, probabilities in zip(photos, expected, strict=True):
         pixels = simplejpeg.decode_jpeg(photo.tobytes())[None]
         count, answered = session.run(None, {"photos": pixels})
@@ -86,6 +88,7 @@ def test_the_count_is_no_class_index() -> None:
         CountNet(torch.nn.Flatten(), 12, 4, 3, "head", seed=0),
         Preprocessing(2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         [7, 8, 9],
+        Decision(),
     )
     counts, probabilities = counter(torch.zeros(1, 5, 5, 3, dtype=torch.uint8))
     assert counts.item() == 7 + probabilities.argmax().item()
