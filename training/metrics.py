@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bintally.counting.decision import RULES, DecisionRule, decide
+from bintally.counting.decision import DECISION_RULES, DecisionRule, decide
 from bintally.dataset.labels import Classes, are_counts
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def best_rule(
     if metric == "loss" or not are_counts(classes) or not len(labels):
         return best
     values: dict[str, float] = {}
-    for rule in RULES:
+    for rule in DECISION_RULES:
         answers = decide(probabilities, classes, rule)
         value = count_errors(confusion_matrix(labels, answers, len(classes)), classes)[metric]
         assert value is not None, "there are counts, and samples"

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["PARTS", "RULES", "Answer", "Decision", "DecisionRule", "Scores", "decide"]
+__all__ = ["PARTS", "DECISION_RULES", "Answer", "Decision", "DecisionRule", "Scores", "decide"]
 
 DecisionRule = Literal["argmax", "mean", "median"]
-RULES: tuple[DecisionRule, ...] = get_args(DecisionRule)
+DECISION_RULES: tuple[DecisionRule, ...] = get_args(DecisionRule)
 
 Scores = list[float] | str
 """A photo's probabilities by class, or why it could not be counted."""
@@ -40,7 +40,7 @@ class Decision:
     def from_dict(cls, value: dict[str, Any]) -> Decision:
         """What a checkpoint holds. Raises `ValueError` or `TypeError` for what is no decision."""
         decision = cls(**value)
-        if decision.rule not in RULES:
+        if decision.rule not in DECISION_RULES:
             raise ValueError(f"no decision rule of ours: {decision.rule}")
         if not 0 < decision.temperature < math.inf:
             raise ValueError(f"no temperature: {decision.temperature}")
@@ -68,8 +68,10 @@ def decide(
     """
     import numpy as np
 
+    indices: NDArray[np.int64]
     if rule == "argmax":
-        return probabilities.argmax(axis=1)
+        indices = probabilities.argmax(axis=1)
+        return indices
     # A model in disorder gives what is no number; its answer is then the first class.
     parts = np.rint(np.nan_to_num(probabilities) * PARTS).astype(np.int64)
     total = parts.sum(axis=1, keepdims=True)
@@ -79,7 +81,8 @@ def decide(
         counts = np.array(classes, np.int64)
         # Twice the mean beside each sum of two neighbours: whether it lies beyond their middle.
         passed = 2 * (parts @ counts)[:, None] > total * (counts[:-1] + counts[1:])
-    return passed.sum(axis=1)
+    indices = passed.sum(axis=1)
+    return indices
 
 
 @dataclass(frozen=True)

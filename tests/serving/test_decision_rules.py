@@ -16,7 +16,7 @@ from PIL import Image
 
 from bintally.counting.checkpoint import checkpoint_bytes, parse_checkpoint, read_checkpoint
 from bintally.counting.counter import Counter
-from bintally.counting.decision import RULES, Decision, DecisionRule
+from bintally.counting.decision import DECISION_RULES, Decision, DecisionRule
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.storage.opening import open_place
@@ -45,8 +45,8 @@ def deciding(
     stretch = SPREAD / logits.std(0).mean()
     model["head.2.bias"] = stretch * (model["head.2.bias"] - logits.mean(0))
     model["head.2.weight"] = stretch * model["head.2.weight"]
-    files = {}
-    for rule in RULES:
+    files: dict[str, Path] = {}
+    for rule in DECISION_RULES:
         files[rule] = folder / f"{rule}.pt"
         decision = Decision(rule, TEMPERATURE).to_dict()
         files[rule].write_bytes(checkpoint_bytes(replace(loaded, model=model, decision=decision)))
@@ -66,7 +66,7 @@ def bulk_counts(file: Path, shards: Path, output: Path) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DECISION_RULES)
 def test_evaluate_predict_and_the_onnx_file_count_alike(
     rule: DecisionRule, deciding: dict[str, Path], samples: Samples, shards: Path, tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def to_jpeg(photo: bytes, side: int) -> bytes:
 
 def test_the_rules_differ(deciding: dict[str, Path], shards: Path, tmp_path: Path) -> None:
     """Else nothing here would tell them apart."""
-    found = {rule: bulk_counts(deciding[rule], shards, tmp_path / rule) for rule in RULES}
+    found = {rule: bulk_counts(deciding[rule], shards, tmp_path / rule) for rule in DECISION_RULES}
     assert len({*map(tuple, found.values())}) == 3
 
 
@@ -122,7 +122,7 @@ def test_the_server_counts_as_predict_does_with_whatever_rule_it_is_given(
     start_server: StartServer,
 ) -> None:
     served = tmp_path / "best.pt"
-    served.write_bytes(deciding[RULES[0]].read_bytes())
+    served.write_bytes(deciding[DECISION_RULES[0]].read_bytes())
     server = start_server(served, "--replicas", 1, "--precision", "fp32")
     server.wait_until_ready()
     photos = [samples.photo(i).tobytes() for i in range(len(samples))]
@@ -134,7 +134,7 @@ def test_the_server_counts_as_predict_does_with_whatever_rule_it_is_given(
             found += server.post(batch, "application/json").json["predictions"]
         return found
 
-    for rule in RULES:
+    for rule in DECISION_RULES:
         served.write_bytes(deciding[rule].read_bytes())
         wanted = read_checkpoint(served)[1]
         for _ in range(600):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bintally.counting.decision import RULES, decide
+from bintally.counting.decision import DECISION_RULES, decide
 from training.metrics import (
     best_rule,
     confusion_matrix,
@@ -75,7 +75,7 @@ def test_no_rule_is_better_than_the_best_one(seed: int, metric: str) -> None:
         rule: count_errors(
             confusion_matrix(labels, decide(probabilities, CLASSES, rule), 6), CLASSES
         )[metric]
-        for rule in RULES
+        for rule in DECISION_RULES
     }
     best = best_rule(probabilities, labels, CLASSES, metric)
     wanted = (max if metric in ("accuracy", "within_one") else min)(values.values())  # type: ignore[type-var]

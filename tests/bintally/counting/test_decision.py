@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bintally.counting.decision import PARTS, RULES, Answer, Decision, DecisionRule, decide
+from bintally.counting.decision import PARTS, DECISION_RULES, Answer, Decision, DecisionRule, decide
 
 COUNTS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8, unique=True).map(sorted)
 SHARES = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8)
@@ -30,7 +30,7 @@ def exactly(row: NDArray[np.float32], classes: list[int], rule: DecisionRule) ->
     return min(range(len(classes)), key=lambda i: (abs(classes[i] - mean), classes[i]))
 
 
-@given(ROWS, COUNTS, st.sampled_from(RULES))
+@given(ROWS, COUNTS, st.sampled_from(DECISION_RULES))
 def test_each_photo_is_decided_exactly_and_by_itself(
     rows: list[list[float]], classes: list[int], rule: DecisionRule
 ) -> None:
@@ -57,7 +57,7 @@ def test_each_photo_is_decided_exactly_and_by_itself(
 def test_the_rules_and_which_way_their_middles_go(
     shares: list[float], argmax: int, mean: int, median: int
 ) -> None:
-    found = [int(decide(np.array([shares]), [0, 1, 2, 3], rule)[0]) for rule in RULES]
+    found = [int(decide(np.array([shares]), [0, 1, 2, 3], rule)[0]) for rule in DECISION_RULES]
     assert found == [argmax, mean, median]
 
 
@@ -66,14 +66,14 @@ def test_a_mean_between_distant_counts_is_the_nearer_one() -> None:
     assert decide(np.array([[0.3, 0.0, 0.7]]), [0, 2, 10], "mean").tolist() == [2]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DECISION_RULES)
 def test_what_is_no_number_is_the_first_class(rule: DecisionRule) -> None:
     assert decide(np.full((2, 3), np.nan), [4, 5, 6], rule).tolist() == [0, 0]
 
 
 def test_an_answers_confidence_is_the_probability_of_its_count() -> None:
     shares = [0.4, 0.0, 0.3, 0.3]  # 6.5 on average: the middle goes down.
-    answers = [Answer.of(shares, [5, 6, 7, 8], rule) for rule in RULES]
+    answers = [Answer.of(shares, [5, 6, 7, 8], rule) for rule in DECISION_RULES]
     assert [answer.count for answer in answers] == [5, 6, 7]
     assert [answer.confidence for answer in answers] == [0.4, 0.0, 0.3]
     assert [answer.expected for answer in answers] == pytest.approx([6.5] * 3)
