@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["PARTS", "DECISION_RULES", "Answer", "Decision", "DecisionRule", "Scores", "decide"]
+__all__ = ["DECISION_RULES", "PARTS", "Answer", "Decision", "DecisionRule", "Scores", "decide"]
 
 DecisionRule = Literal["argmax", "mean", "median"]
 DECISION_RULES: tuple[DecisionRule, ...] = get_args(DecisionRule)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bintally.counting.decision import PARTS, DECISION_RULES, Answer, Decision, DecisionRule, decide
+from bintally.counting.decision import DECISION_RULES, PARTS, Answer, Decision, DecisionRule, decide
 
 COUNTS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8, unique=True).map(sorted)
 SHARES = st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8)
