@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bintally.counting.checkpoint import read_checkpoint
-from bintally.counting.decision import Decision
+from bintally.counting.decision import DECISION_RULES, Decision, DecisionRule, decide
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
@@ -98,3 +98,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Pa
     for name in "ab":
         assert export(checkpoint, tmp_path / name) < 1e-4
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("rule", DECISION_RULES)
+def test_the_file_decides_as_everybody_does(rule: DecisionRule) -> None:
+    """Of sixteenths, so that there are equals and middles."""
+    draw = np.random.default_rng(0)
+    sixteenths = draw.multinomial(16, np.full(5, 0.2), 3000).astype(np.float32) / 16
+    shares = np.concatenate([sixteenths, draw.dirichlet(np.ones(5), 3000).astype(np.float32)])
+    classes = [0, 1, 2, 5, 2**31 - 1]
+    preprocessing = Preprocessing(2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    counter = ExportedCounter(torch.nn.Identity(), preprocessing, classes, Decision(rule))
+    decided = counter._decide(torch.from_numpy(shares))
+    assert decided.tolist() == decide(shares, classes, rule).tolist()
