@@ -64,6 +64,7 @@ def check(rows: dict[str, SimpleNamespace], folder: Path, number: int) -> None:
         assert simplejpeg.decode_jpeg(photo, strict=True).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_hundreds_of_mutated_photos_and_files_are_sharded_or_put_aside(
     bucket: Path, shards: Path, tmp_path: Path, run: Command
 ) -> None:
