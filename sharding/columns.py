@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["rows_at", "sorted_by_id"]
+__all__ = ["give_back", "rows_at", "sorted_by_id", "whole"]
 
 
 def rows_at(table: pa.Table, places: NDArray[np.int64] | pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -23,3 +23,15 @@ def sorted_by_id(table: pa.Table) -> pa.Table:
 
     # Stable, as `sort_indices` of a table is not said to be.
     return rows_at(table, pc.sort_indices(table["id"]))
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, which is a copy only where it is in several."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def give_back() -> None:
+    """Gives the memory that columns have left back to the system: Arrow keeps it for others."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import FORMAT, SPLITS
 from bintally.errors import UsageError
-from sharding.columns import rows_at
+from sharding.columns import give_back, rows_at
 from sharding.planning.groups import count_leaks, group_photos
 from sharding.planning.growth import BETWEEN, held_splits, with_earlier
 from sharding.planning.options import Options
@@ -74,11 +74,12 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     listed = None if options.ids is None else read_ids(options.ids)
     table = source.table if earlier is None else with_earlier(source.table, earlier)
     places = np.flatnonzero(pc.equal(table["status"], "sharded"))
-    good = rows_at(table.select(DECIDING), places)
     held = held_splits(table)[places]
     # Over all bins, those left out included: 5 and 7 items before and after a pick of 6 are
     # the same bin still.
-    groups, names = group_photos(good, options)
+    groups, names = group_photos(rows_at(table.select(GROUPING), places), options)
+    give_back()
+    good = rows_at(table.select(DECIDING), places)
     reasons = exclude(good, held >= 0, groups, names, listed, options)
     taken = np.flatnonzero(pc.is_null(reasons))
     classes, class_of = _classes(rows_at(good, taken), options)
@@ -88,7 +89,8 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     between[taken[splits == NONE]] = True
     if between.any():
         # Without what is between them, groups are apart.
-        groups, names = group_photos(good, options, between)
+        related = rows_at(table.select(GROUPING), places)
+        groups, names = group_photos(related, options, between)
     at_random = assign_groups(
         class_of, np.arange(len(taken)), good["id"].take(taken), *_how(options)
     )
@@ -119,8 +121,10 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     return Plan(table, shards, classes, recorded, digest, not_found, *leaks)
 
 
-DECIDING = ["id", "count", "label", "skus", "group", "split"]
-"""The columns that a plan is made from."""
+GROUPING = ["id", "skus", "group"]
+"""The columns that say which photos belong together. They are large, and soon let go."""
+DECIDING = ["id", "count", "label", "split"]
+"""Those that a plan is made from then."""
 
 
 def _how(options: Options) -> tuple[Sequence[float], int, str]:
@@ -128,7 +132,7 @@ def _how(options: Options) -> tuple[Sequence[float], int, str]:
 
 
 def _assign(
-    class_of: NDArray[np.int64],
+    class_of: NDArray[np.int32],
     groups: NDArray[np.int64],
     names: pa.Array,
     held: NDArray[np.int8],
@@ -162,7 +166,7 @@ NONE, TWO = -1, -2
 """Stand for samples that belong to no split, and to two."""
 
 
-def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int64]]:
+def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int32]]:
     """What a model is to tell apart, and which of it each sample is."""
     import pyarrow.compute as pc
 
