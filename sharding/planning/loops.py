@@ -62,7 +62,8 @@ def _are_equal(offsets: NDArray[np.int32], text: NDArray[np.uint8], k: int, m: i
     at = 1  # From the end, for many products begin alike.
     while at <= size and text[offsets[k + 1] - at] == text[offsets[m + 1] - at]:
         at += 1
-    return at > size
+    are_equal: bool = at > size
+    return are_equal
 
 
 @_compiled

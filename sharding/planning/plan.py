@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bintally.dataset.labels import Classes
 from bintally.dataset.manifest import FORMAT, SPLITS
 from bintally.errors import UsageError
-from sharding.columns import give_back, rows_at
+from sharding.columns import rows_at
 from sharding.planning.groups import count_leaks, group_photos
 from sharding.planning.growth import BETWEEN, held_splits, with_earlier
 from sharding.planning.options import Options
@@ -78,7 +78,6 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     # Over all bins, those left out included: 5 and 7 items before and after a pick of 6 are
     # the same bin still.
     groups, names = group_photos(rows_at(table.select(GROUPING), places), options)
-    give_back()
     good = rows_at(table.select(DECIDING), places)
     reasons = exclude(good, held >= 0, groups, names, listed, options)
     taken = np.flatnonzero(pc.is_null(reasons))
@@ -95,8 +94,9 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
         class_of, np.arange(len(taken)), good["id"].take(taken), *_how(options)
     )
     leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
+    del good, class_of, at_random
 
-    split_of = np.full(len(good), NONE, np.int8)
+    split_of = np.full(len(places), NONE, np.int8)
     split_of[taken] = splits
     reasons = pc.if_else(between, BETWEEN, reasons)
     table = _decide(
@@ -193,8 +193,8 @@ def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> 
     place = np.full(len(table), -1)
     place[places] = np.arange(len(places))
     at = pa.array(place, mask=place < 0)
-    for name, column in columns.items():
-        decided = column.take(at)
+    for name in [*columns]:
+        decided = columns.pop(name).take(at)
         if name in ("status", "reason"):  # Of a group and a split, labels have only told a wish.
             decided = pc.coalesce(decided, table[name])
         table = table.set_column(table.schema.get_field_index(name), name, decided)
