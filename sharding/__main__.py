@@ -86,8 +86,10 @@ class Build:
         from bintally.ray_cluster import RayCluster
         from bintally.storage.opening import open_place
         from sharding.build import build
+        from sharding.columns import prepare_arrow
         from sharding.distribute import Processes
 
+        prepare_arrow()
         if min(self.workers, self.connections) < 1:
             raise UsageError("--workers and --connections must be at least 1")
         result = build(

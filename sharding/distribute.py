@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 from bintally.errors import WorkError
 from bintally.machine import socket_folder
 from bintally.ray_cluster import Job
+from sharding.columns import prepare_arrow
 
 __all__ = ["Distributor", "Processes"]
 
@@ -101,6 +102,7 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A job makes no cycles; looking for them took a twentieth of its time.
     gc.disable()
+    prepare_arrow()
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a worker process"
 

@@ -107,9 +107,8 @@ def _reasons(catalog: pa.Table) -> list[tuple[str, str, int]]:
     """Status, reason and number of the rows that have a reason, the most frequent first."""
     import pyarrow as pa
 
-    rows = pa.table(
-        {name: catalog[name].cast(pa.string()) for name in ("id", "status", "reason")}
-    ).drop_null()
+    given = catalog.select(["id", "status", "reason"]).drop_null()
+    rows = pa.table({name: given[name].cast(pa.string()) for name in given.column_names})
     grouped = rows.group_by(["status", "reason"]).aggregate([("id", "count"), ("id", "min")])
     found: Counter[tuple[str, str]] = Counter()
     for row in grouped.to_pylist():
@@ -128,11 +127,12 @@ def _sizes(catalog: pa.Table) -> list[tuple[str, int, int, int]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    sharded = catalog.filter(pc.equal(catalog["status"].cast(pa.string()), "sharded"))
     names = {"width, pixels": "width", "height, pixels": "height", "file, bytes": "bytes"}
+    sharded = pc.equal(catalog["status"].cast(pa.string()), "sharded")
+    photos = catalog.select([*names.values()]).filter(sharded)
     rows = []
     for name, column in names.items():
-        at = pc.quantile(sharded[column], [0, 0.5, 1], interpolation="lower").to_pylist()
+        at = pc.quantile(photos[column], [0, 0.5, 1], interpolation="lower").to_pylist()
         if None not in at:
             rows.append((name, *at))
     return rows

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sharding.columns import whole
 from sharding.planning.options import Options
 
 if TYPE_CHECKING:
@@ -59,21 +60,29 @@ def neighbour_groups(ids: pa.Array, products: pa.Array) -> NDArray[np.int64]:
     from sharding.planning.loops import join_neighbours
 
     comparable = np.flatnonzero(may_have_neighbours(ids, products))
-    names = ids.take(pa.array(comparable))
-    numbers = names.cast(pa.int64()).to_numpy()
-    series = (pc.binary_length(names).to_numpy() >= PADDED).astype(np.int64)
-    order = np.lexsort((comparable, numbers, series))
+    names = ids.take(comparable)
+    padded = np.asarray(pc.greater_equal(pc.binary_length(names), PADDED))
+    # No number of one series is near one of the other, all of whose have fewer digits.
+    numbers = names.cast(pa.int64()).to_numpy() + np.where(padded, 10**PADDED, 0)
+    order = np.argsort(numbers, kind="stable")
     # Of names that mean one number ("00001", "000001") the last is the one that has neighbours.
     last = np.ones(len(order), bool)
-    same = (np.diff(numbers[order]) == 0) & (np.diff(series[order]) == 0)
-    last[:-1] = ~same
+    last[:-1] = np.diff(numbers[order]) != 0
     order = order[last]
-    lists = products.take(pa.array(comparable[order]))
-    codes = lists.flatten().dictionary_encode().indices.to_numpy()
-    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
+    rows = comparable[order]
+    ends, (offsets, text) = products.offsets.to_numpy(), _characters(products.values)
     groups = np.arange(len(ids))
-    join_neighbours(comparable[order], series[order], numbers[order], codes, ends, groups)
+    join_neighbours(rows, numbers[order], ends[rows], ends[rows + 1], offsets, text, groups)
     return groups
+
+
+def _characters(texts: pa.StringArray) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Where each text begins, and where the last one ends; and the bytes of all, not copied."""
+    import numpy as np
+
+    _, offsets, text = texts.buffers()
+    whole = np.frombuffer(offsets or b"", np.int32)
+    return whole[texts.offset : texts.offset + len(texts) + 1], np.frombuffer(text or b"", np.uint8)
 
 
 def group_photos(
@@ -87,18 +96,18 @@ def group_photos(
     import numpy as np
     import pyarrow.compute as pc
 
-    ids = good["id"].combine_chunks()
+    ids = whole(good["id"])
     if options.group == "none":
         return np.arange(len(ids)), ids
     groups = np.arange(len(ids))
     if options.group == "neighbours":
-        products = good["skus"].combine_chunks()
+        products = whole(good["skus"])
         if alone is not None:
             products = pc.if_else(alone, None, products)
         groups = neighbour_groups(ids, products)
     if good["group"].null_count == len(good):
         return groups, ids
-    named = pc.coalesce(good["group"].combine_chunks(), ids.take(groups))
+    named = pc.coalesce(whole(good["group"]), ids.take(groups))
     if alone is not None:
         named = pc.if_else(alone, ids, named)
     encoded = named.dictionary_encode()

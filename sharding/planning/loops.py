@@ -24,32 +24,46 @@ _compiled = compiled()
 @_compiled
 def join_neighbours(
     rows: NDArray[np.int64],
-    series: NDArray[np.int64],
     numbers: NDArray[np.int64],
-    products: NDArray[np.int32],
-    ends: NDArray[np.int64],
+    begins: NDArray[np.int32],
+    ends: NDArray[np.int32],
+    offsets: NDArray[np.int32],
+    text: NDArray[np.uint8],
     groups: NDArray[np.int64],
 ) -> None:
     """Gives the photos at `rows` that may show the same bin one group, named by its smallest row.
 
-    Photos are in the order of `series` and `numbers`; that at place i has the products from
-    `ends[i]` to `ends[i + 1]`. `groups` holds a group for every row, at first itself.
+    Photos are in the order of their `numbers`; that at place i has the products from `begins[i]` to
+    `ends[i]`, and product k is the bytes of `text` from `offsets[k]` to `offsets[k + 1]`. `groups`
+    holds a group for every row, at first itself.
     """
     for i in range(len(rows)):
         for j in range(i + 1, min(i + 1 + FARTHEST, len(rows))):
             distance = numbers[j] - numbers[i]
-            if series[j] != series[i] or distance > FARTHEST:
+            if distance > FARTHEST:
                 break
-            own, other = ends[i + 1] - ends[i], ends[j + 1] - ends[j]
+            own, other = ends[i] - begins[i], ends[j] - begins[j]
             alike = distance == 1 and (own == 0) != (other == 0) and own + other <= FEW_PRODUCTS
-            for k in range(ends[i], ends[i + 1]):
-                for m in range(ends[j], ends[j + 1]):
-                    alike = alike or products[k] == products[m]
+            for k in range(begins[i], ends[i]):
+                for m in range(begins[j], ends[j]):
+                    alike = alike or _are_equal(offsets, text, k, m)
             if alike:
                 a, b = _first(groups, rows[i]), _first(groups, rows[j])
                 groups[max(a, b)] = min(a, b)
     for row in range(len(groups)):
         groups[row] = _first(groups, row)
+
+
+@_compiled
+def _are_equal(offsets: NDArray[np.int32], text: NDArray[np.uint8], k: int, m: int) -> bool:
+    size = offsets[k + 1] - offsets[k]
+    if offsets[m + 1] - offsets[m] != size:
+        return False
+    at = 1  # From the end, for many products begin alike.
+    while at <= size and text[offsets[k + 1] - at] == text[offsets[m + 1] - at]:
+        at += 1
+    are_equal: bool = at > size
+    return are_equal
 
 
 @_compiled
@@ -63,7 +77,7 @@ def _first(groups: NDArray[np.int64], row: int) -> int:
 @_compiled
 def deal(
     ends: NDArray[np.int64],
-    classes: NDArray[np.int64],
+    classes: NDArray[np.int32],
     wanted: NDArray[np.float64],
     filled: NDArray[np.int64],
     ratios: NDArray[np.float64],

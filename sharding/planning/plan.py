@@ -74,11 +74,11 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     listed = None if options.ids is None else read_ids(options.ids)
     table = source.table if earlier is None else with_earlier(source.table, earlier)
     places = np.flatnonzero(pc.equal(table["status"], "sharded"))
-    good = rows_at(table.select(DECIDING), places)
     held = held_splits(table)[places]
     # Over all bins, those left out included: 5 and 7 items before and after a pick of 6 are
     # the same bin still.
-    groups, names = group_photos(good, options)
+    groups, names = group_photos(rows_at(table.select(GROUPING), places), options)
+    good = rows_at(table.select(DECIDING), places)
     reasons = exclude(good, held >= 0, groups, names, listed, options)
     taken = np.flatnonzero(pc.is_null(reasons))
     classes, class_of = _classes(rows_at(good, taken), options)
@@ -88,13 +88,15 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     between[taken[splits == NONE]] = True
     if between.any():
         # Without what is between them, groups are apart.
-        groups, names = group_photos(good, options, between)
+        related = rows_at(table.select(GROUPING), places)
+        groups, names = group_photos(related, options, between)
     at_random = assign_groups(
         class_of, np.arange(len(taken)), good["id"].take(taken), *_how(options)
     )
     leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
+    del good, class_of, at_random
 
-    split_of = np.full(len(good), NONE, np.int8)
+    split_of = np.full(len(places), NONE, np.int8)
     split_of[taken] = splits
     reasons = pc.if_else(between, BETWEEN, reasons)
     table = _decide(
@@ -119,8 +121,10 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     return Plan(table, shards, classes, recorded, digest, not_found, *leaks)
 
 
-DECIDING = ["id", "count", "label", "skus", "group", "split"]
-"""The columns that a plan is made from."""
+GROUPING = ["id", "skus", "group"]
+"""The columns that say which photos belong together. They are large, and soon let go."""
+DECIDING = ["id", "count", "label", "split"]
+"""Those that a plan is made from then."""
 
 
 def _how(options: Options) -> tuple[Sequence[float], int, str]:
@@ -128,7 +132,7 @@ def _how(options: Options) -> tuple[Sequence[float], int, str]:
 
 
 def _assign(
-    class_of: NDArray[np.int64],
+    class_of: NDArray[np.int32],
     groups: NDArray[np.int64],
     names: pa.Array,
     held: NDArray[np.int8],
@@ -162,7 +166,7 @@ NONE, TWO = -1, -2
 """Stand for samples that belong to no split, and to two."""
 
 
-def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int64]]:
+def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int32]]:
     """What a model is to tell apart, and which of it each sample is."""
     import pyarrow.compute as pc
 
@@ -189,8 +193,8 @@ def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> 
     place = np.full(len(table), -1)
     place[places] = np.arange(len(places))
     at = pa.array(place, mask=place < 0)
-    for name, column in columns.items():
-        decided = column.take(at)
+    for name in [*columns]:
+        decided = columns.pop(name).take(at)
         if name in ("status", "reason"):  # Of a group and a split, labels have only told a wish.
             decided = pc.coalesce(decided, table[name])
         table = table.set_column(table.schema.get_field_index(name), name, decided)

@@ -62,12 +62,14 @@ def missing_ids(listed: Sequence[str], ids: pa.Array) -> list[str]:
     import pyarrow.compute as pc
 
     wanted = pa.array(listed, pa.string())
-    missing: list[str] = wanted.filter(pc.invert(pc.is_in(wanted, ids))).to_pylist()
+    # Not at once: the set of all ids would be large.
+    found = ids.filter(pc.is_in(ids, wanted))
+    missing: list[str] = wanted.filter(pc.invert(pc.is_in(wanted, found))).to_pylist()
     return missing
 
 
 def sample_groups(
-    classes: NDArray[np.int64],
+    classes: NDArray[np.int32],
     groups: NDArray[np.int64],
     names: pa.Array,
     wanted: int,
@@ -133,9 +135,7 @@ def exclude(
         reason = f"{NOT_TAKEN}limit {options.limit}"
     label = good["label"] if count.null_count == len(good) else count
     classes = label.take(pa.array(candidates)).combine_chunks().dictionary_encode().indices
-    taken = sample_groups(
-        classes.to_numpy().astype(np.int64), groups[candidates], names, wanted, options.seed
-    )
+    taken = sample_groups(classes.to_numpy(), groups[candidates], names, wanted, options.seed)
     left = np.zeros(len(good), bool)
     left[candidates[~taken]] = True
     return pc.if_else(left, reason, reasons)

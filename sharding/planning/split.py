@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["assign_groups", "prescribed_splits", "shuffled"]
 
-CHUNK = 2**18
-"""Names that are Python's objects at a time."""
+AT_A_TIME = 2**14
+"""Names that are Python's objects."""
 
 
 def shuffled(names: pa.Array, seed: int, purpose: str) -> NDArray[np.int64]:
@@ -36,17 +36,19 @@ def shuffled(names: pa.Array, seed: int, purpose: str) -> NDArray[np.int64]:
         drawn.update(name)
         return drawn.digest()
 
-    keys = np.empty((len(names), 2), ">u8")
-    for start in range(0, len(names), CHUNK):
-        chunk = names.slice(start, CHUNK).cast(pa.binary()).to_pylist()
-        keys[start : start + CHUNK] = np.frombuffer(b"".join(map(draw, chunk)), ">u8").reshape(
-            -1, 2
-        )
-    return np.lexsort((keys[:, 1], keys[:, 0]))
+    keys = np.empty((2, len(names)), np.uint64)
+    for start in range(0, len(names), AT_A_TIME):
+        some = names.slice(start, AT_A_TIME).cast(pa.binary()).to_pylist()
+        drawn = np.frombuffer(b"".join(map(draw, some)), ">u8")
+        keys[:, start : start + AT_A_TIME] = drawn.reshape(-1, 2).T
+    order = np.argsort(keys[0])
+    if (np.diff(keys[0][order]) == 0).any():
+        order = np.lexsort(keys[::-1])
+    return order
 
 
 def assign_groups(
-    classes: NDArray[np.int64],
+    classes: NDArray[np.int32],
     groups: NDArray[np.int64],
     names: pa.Array,
     ratios: Sequence[float],

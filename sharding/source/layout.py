@@ -38,10 +38,11 @@ def read_source(
     column = options.group_column
     if column and labels is None:
         raise UsageError(f"--group {options.group}: names a column, and there is no --labels file")
-    objects = list_source(source, listing)
+    objects = [list_source(source, listing)]
     if labels is not None:
         named = read_labels(labels, group=column or None, anonymous=is_anonymous(source))
-        return read_labelled(objects, named, source)
-    if is_abid(objects):
-        return read_abid(source, objects, distributor, connections)
-    return read_class_folders(objects, source)
+        return read_labelled(objects.pop(), named, source)
+    if is_abid(objects[0]):
+        # Handed over, so that it ends where its rows are made: it is as large as they are.
+        return read_abid(source, objects.pop(), distributor, connections)
+    return read_class_folders(objects.pop(), source)

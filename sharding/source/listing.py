@@ -38,8 +38,8 @@ def list_source(place: Place, listing: str | None = None) -> pa.Table:
     return _checked(table, place, listing)
 
 
-AT_A_TIME = 65_536
-"""Entries as Python's objects."""
+AT_A_TIME = 4096
+"""Entries as Python's objects, of which each takes some 300 bytes."""
 
 
 def _listed(place: Place) -> pa.Table:

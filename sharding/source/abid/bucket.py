@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bintally.errors import UsageError, WorkError
 from bintally.storage.place import Entry, Place
@@ -56,15 +56,17 @@ def read_abid(
 
     photos, foreign = _named(listing, IMAGES, ".jpg")
     metadata, more = _named(listing, METADATA, ".json")
+    del listing  # Here and below: columns of all rows are let go as soon as they have been used.
+    identity: dict[str, Any] = {"images": len(photos), "metadata": len(metadata)}
     if not len(photos) + len(metadata):
         raise UsageError(
             f"{source}: no photos here; a bucket has {IMAGES}/<id>.jpg and {METADATA}/<id>.json"
         )
     table = _pair(photos, metadata)
+    del photos
     ids = table["id"].filter(pc.equal(table["status"], "sharded"))
     listed = rows_at(metadata, pc.index_in(ids, metadata["id"]))
-    path = pc.binary_join_element_wise(f"{METADATA}/", ids, ".json", "")
-    listed = listed.set_column(0, "path", path)
+    del metadata
     parsed, kept = _read_metadata(source, listed, distributor, connections)
     unread = parsed["reason"].filter(pc.is_null(parsed["sha256"]))
     if len(unread) and len(unread) == len(parsed):
@@ -80,17 +82,15 @@ def read_abid(
         "status": pc.if_else(pc.is_valid(complaint), "quarantined", table["status"]),
         "reason": pc.coalesce(complaint, table["reason"]),
     }
+    sha256, end = parsed["sha256"], parsed["end"].fill_null(0).to_numpy()
+    del parsed, complaint
     names = source_schema().names
     table = pa.table({name: columns.get(name, table[name]) for name in names})
-    foreign = pa.concat_tables([foreign, more])
-    table = sorted_by_id(pa.concat_tables([table, _foreign_rows(foreign)]))
-    identity = {
-        "images": len(photos),
-        "metadata": len(metadata),
-        "sha256": _digest(parsed["sha256"], table),
-    }
+    if len(foreign) + len(more):
+        others = _foreign_rows(pa.concat_tables([foreign, more]))
+        table = sorted_by_id(pa.concat_tables([table, others]))
+    identity["sha256"] = _digest(sha256, table)
     place = pc.index_in(table["id"], ids).fill_null(-1).to_numpy()
-    end = parsed["end"].fill_null(0).to_numpy()
     json = _Metadata(source, listed, kept, end, place)
     return SourceRows(table, json, identity, is_abid=True)
 
@@ -98,15 +98,19 @@ def read_abid(
 def _named(listing: pa.Table, folder: str, suffix: str) -> tuple[pa.Table, pa.Table]:
     """The objects of a folder that are named `<id>` and the suffix, with their ids, and those that
     are not."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    inside = listing.filter(pc.starts_with(listing["path"], f"{folder}/"))
-    own = pc.match_substring_regex(inside["path"], rf"(?s)^{folder}/[^/]+{re.escape(suffix)}$")
-    own = pc.and_(own, pc.is_valid(inside["version"]))
-    ids = inside.filter(own)
-    start = len(folder) + 1
-    names = pc.utf8_slice_codeunits(ids["path"], start, -len(suffix))
-    return ids.set_column(0, "id", names).combine_chunks(), inside.filter(pc.invert(own))
+    path = listing["path"]
+    inside = pc.starts_with(path, f"{folder}/")
+    own = pc.match_substring_regex(path, rf"(?s)^{folder}/[^/]+{re.escape(suffix)}$")
+    own = pc.and_(own, pc.is_valid(listing["version"]))
+    columns = {
+        "id": pc.utf8_slice_codeunits(path.filter(own), len(folder) + 1, -len(suffix)),
+        "bytes": listing["bytes"].filter(own),
+        "version": listing["version"].filter(own),
+    }
+    return pa.table(columns).combine_chunks(), listing.filter(pc.and_not(inside, own))
 
 
 def _pair(photos: pa.Table, metadata: pa.Table) -> pa.Table:
@@ -167,28 +171,36 @@ def _read_metadata(
     import numpy as np
     import pyarrow as pa
 
-    batches: list[pa.RecordBatch] = []
+    def chunk(number: int) -> Chunk:
+        rows = np.arange(CHUNK * number, min(CHUNK * (number + 1), len(listed)))
+        return Chunk(number, _files_at(listed, rows).to_batches()[0])
+
+    numbers = range(-(-len(listed) // CHUNK))
+    batches: list[pa.RecordBatch | None] = []
     kept: list[str | None] = []
-    missing: list[Chunk] = []
     with Progress("metadata", len(listed), "files") as progress:
-        for start in range(0, len(listed), CHUNK):
-            part = rows_at(listed, np.arange(start, min(start + CHUNK, len(listed))))
-            chunk = Chunk(len(batches), part.to_batches()[0])
-            batch = read_kept(chunk, parsed_schema())
+        for some in map(chunk, numbers):
+            batch = read_kept(some, parsed_schema())
             batches.append(batch)
-            kept.append(None if batch is None else chunk.name)
-            if batch is None:
-                missing.append(chunk)
-            else:
-                progress.update(len(part))
-        names = {chunk.number: chunk.name for chunk in missing}
+            kept.append(None if batch is None else some.name)
+            progress.update(0 if batch is None else len(batch))
+        missing = [number for number in numbers if batches[number] is None]
         at_a_time = min(distributor.workers, max(1, len(missing)))
-        jobs = [MetadataJob(source, chunk, max(1, connections // at_a_time)) for chunk in missing]
-        for number, batch, is_kept in distributor.run(jobs):
-            batches[number] = batch
-            kept[number] = names[number] if is_kept else None
+        each = max(1, connections // at_a_time)
+        jobs = (MetadataJob(source, chunk(number), each) for number in missing)
+        for number, batch, name in distributor.run(jobs):
+            batches[number], kept[number] = batch, name
             progress.update(len(batch))
-    return pa.Table.from_batches(batches, parsed_schema()).combine_chunks(), kept
+    return pa.Table.from_batches(batches, parsed_schema()), kept
+
+
+def _files_at(listed: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Some of the metadata files: their `path`, `bytes` and `version`."""
+    import pyarrow.compute as pc
+
+    some = rows_at(listed, rows)
+    path = pc.binary_join_element_wise(f"{METADATA}/", some["id"], ".json", "")
+    return some.set_column(0, "path", path)
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,7 @@ class _Metadata:
             (self.kept[place // CHUNK], int(self.end[place - 1] if place % CHUNK else 0), end)
             for place, end in zip(places, self.end[places].tolist(), strict=True)
         ]
-        return _Files(self.source, rows_at(self.listed, places), kept)
+        return _Files(self.source, _files_at(self.listed, places), kept)
 
 
 @dataclass(frozen=True)
@@ -266,8 +278,10 @@ def _digest(metadata: pa.ChunkedArray, table: pa.Table) -> str:
     import pyarrow.compute as pc
 
     digest = hashlib.sha256()
-    for chunk in metadata.drop_null().chunks:
-        digest.update(memoryview(chunk.buffers()[1]))
+    for chunk in metadata.chunks:
+        known = chunk.drop_null()
+        whole, size = memoryview(known.buffers()[1] or b""), known.type.byte_width
+        digest.update(whole[size * known.offset :][: size * len(known)])
     for start in range(0, len(table), AT_A_TIME):
         part = table.slice(start, AT_A_TIME)
         size = pc.coalesce(part["bytes"].cast(pa.string()), "None")

@@ -57,8 +57,12 @@ class Chunk:
     @cached_property
     def name(self) -> str:
         """Of its file, if it is kept."""
-        listing = "".join(f"{e.path} {e.size_bytes} {e.version}\n" for e in self.entries())
-        return hashlib.sha256(f"{FORMAT}\n{listing}".encode()).hexdigest()
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        path, size, version = self.listed.columns
+        lines = pc.binary_join_element_wise(path, size.cast(pa.string()), version, " ").to_pylist()
+        return hashlib.sha256("\n".join([FORMAT, *lines, ""]).encode()).hexdigest()
 
 
 def read_kept(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch | None:

@@ -46,8 +46,8 @@ class MetadataJob:
     connections: int
     """Requests in flight."""
 
-    def run(self) -> tuple[int, pa.RecordBatch, bool]:
-        """The chunk's number, what its files hold, and whether they were kept."""
+    def run(self) -> tuple[int, pa.RecordBatch, str | None]:
+        """The chunk's number, what its files hold, and the chunk's name if they were kept."""
         import pyarrow as pa
 
         entries = self.chunk.entries()
@@ -57,7 +57,9 @@ class MetadataJob:
         parsed = pa.record_batch(columns, schema=parsed_schema())
         contents = [file for file in files if isinstance(file, bytes)]
         kept = keep(self.chunk, parsed, contents) if len(contents) == len(files) else None
-        return self.chunk.number, parsed if kept is None else kept, kept is not None
+        if kept is None:
+            return self.chunk.number, parsed, None
+        return self.chunk.number, kept, self.chunk.name
 
     def _read(self, entry: Entry) -> bytes | str:
         """A file's bytes, or why they could not be had."""
