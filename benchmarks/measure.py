@@ -7,6 +7,7 @@ once, to fill its page cache say, is left to a warm-up round that does not count
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -35,6 +36,7 @@ __all__ = [
     "Spread",
     "cpu_seconds",
     "family_memory_mib",
+    "forget_peak",
     "peak_memory_mib",
     "take_turns",
     "workers_memory_mib",
@@ -189,6 +191,12 @@ def peak_memory_mib() -> float:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
     return peak_kib / 1024
+
+
+def forget_peak() -> None:
+    """Has `peak_memory_mib` begin anew with what this process has now; Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def workers_memory_mib() -> float:

@@ -50,9 +50,10 @@ NAMES = {
     "s3_first_byte_s": "published/s3_first_byte_s",
     "page_keys": "published/s3_page_keys",
     "shard_cpu_s": "sharding/ours/cpu_s_per_1000",
-    "plan_s": "sharding/plan/plan_s",
-    "plan_images": "sharding/plan/images",
-    "plan_memory_mib": "sharding/plan/peak_memory_mib",
+    "driver_start_s": "sharding/growth/start_s",
+    "driver_s": "sharding/growth/s_per_million",
+    "driver_start_mib": "sharding/growth/start_mib",
+    "driver_mib": "sharding/growth/mib_per_million",
     "decode_cpu_s": "loader/CPU limit/cpu_s_per_1000",
     "features_cpu_s": "measured/lite0_bf16_ms",
     "gpu_per_s": "published/a100_resnet50_per_s",
@@ -73,9 +74,12 @@ class Constants:
     page_keys: float
     shard_cpu_s: float
     """Fetching a photo and its JSON, decoding, writing."""
-    plan_s: float
-    """In one process."""
-    plan_memory_bytes: float
+    driver_start_s: float
+    """What the driver, one process, takes for a build without photos."""
+    driver_s: float
+    """And for each photo: listing it, making a row of it, its part of plan and catalog."""
+    driver_start_mib: float
+    driver_mib: float
     decode_cpu_s: float
     """Decoding and resizing a photo of ABID's size to 224×224."""
     features_cpu_s: float
@@ -88,14 +92,13 @@ class Constants:
     def of(cls, numbers: Numbers) -> Constants:
         """Read from the results; `UnknownNumber` where one is missing."""
         found = {key: numbers.get(name) for key, name in NAMES.items()}
-        images = found.pop("plan_images")
-        memory_bytes = found.pop("plan_memory_mib") * 2**20
+        for key in ("driver_s", "driver_mib"):
+            found[key] /= 1e6
         # Seconds for 1,000 photos, and milliseconds for one, are the same.
         for key in ("shard_cpu_s", "decode_cpu_s", "features_cpu_s"):
             found[key] /= 1000
-        found["plan_s"] /= images
         gradient_bytes = found.pop("parameters") * GRADIENT_BYTES
-        return cls(**found, plan_memory_bytes=memory_bytes / images, gradient_bytes=gradient_bytes)
+        return cls(**found, gradient_bytes=gradient_bytes)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,10 @@ class Time:
 
 
 def sharding(scenario: Scenario, constants: Constants) -> Time:
-    """A bucket on S3 to shards on S3: both folders are listed, then metadata, plan, photos."""
+    """A bucket on S3 to shards on S3: it is listed, then come metadata, plan and photos.
+
+    Listing, plan and catalog are the work of one process, the driver.
+    """
     s, c = scenario, constants
     gets_s = s.photos / (c.s3_gets_per_s * s.partitions)
     # The two folders are listed side by side.
@@ -160,7 +166,7 @@ def sharding(scenario: Scenario, constants: Constants) -> Time:
     return Time.in_turn(
         Time(listing_s, "S3 listings"),
         Time.slowest({"S3 requests": gets_s, "network": s.photos * c.json_bytes / s.bytes_per_s}),
-        Time(s.photos * c.plan_s, "plan, one process"),
+        Time(c.driver_start_s + s.photos * c.driver_s, "driver, one process"),
         Time.slowest(
             {
                 "S3 requests": gets_s,
@@ -222,8 +228,11 @@ def rows(numbers: Numbers) -> list[dict[str, Any]]:
                 "sharding_bound": shards.bound,
                 "epoch_s": trained.seconds,
                 "epoch_bound": trained.bound,
-                "plan_s": scenario.photos * constants.plan_s,
-                "plan_memory_gib": scenario.photos * constants.plan_memory_bytes / 2**30,
+                "plan_s": constants.driver_start_s + scenario.photos * constants.driver_s,
+                "plan_memory_gib": (
+                    constants.driver_start_mib + scenario.photos * constants.driver_mib
+                )
+                / 2**10,
                 # Little's law.
                 "in_flight": constants.s3_gets_per_s
                 * scenario.partitions
@@ -290,7 +299,7 @@ def check(numbers: Numbers) -> list[Check]:
         ),
         Check(
             "shards of 100,000 photos in a folder",
-            1 / (1 / cpu_per_s + c.plan_s),
+            folder / (folder / cpu_per_s + c.driver_start_s + folder * c.driver_s),
             folder / numbers.get("measured/folder_s"),
         ),
         Check(

@@ -1,7 +1,8 @@
 """The sharding benchmark: `python -m benchmarks sharding [--quick]`, see `Sharding` in `__main__`.
 
-Three measurements: shards from a server that is fast, ours beside its peers; shards from a server
-that is far away, beside what its latency allows; and the plan of a dataset as large as ABID.
+Shards from a server that is fast, ours beside its peers; shards from a server that is far away,
+beside what its latency allows; plans of datasets as large as ABID and larger; and what a build as
+large as ABID costs the process that drives it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,10 @@ from benchmarks.sharding.contestants import (
     make_shards,
 )
 from benchmarks.sharding.distant import CONNECTIONS, LATENCY_S, describe_distant, measure_distant
+from benchmarks.sharding.driver import describe_driver, describe_growth, grow, measure_driver
+from benchmarks.sharding.invented import NUM_IMAGES
 from benchmarks.sharding.peers import THREADS
-from benchmarks.sharding.plan import NUM_IMAGES, describe_plan, measure_plan
+from benchmarks.sharding.plan import MANY_IMAGES, describe_plan, measure_plan
 from benchmarks.sharding.server import Nginx, find_nginx
 from bintally.errors import UsageError
 
@@ -57,13 +60,26 @@ NOT_INSTALLED = "not installed"
 
 @dataclass(frozen=True)
 class ShardingReport(Report):
-    """The table of the makers, and the two other measurements beside it."""
+    """The table of the makers, and the other measurements beside it."""
 
     distant: Mapping[str, Any] = field(default_factory=dict)
-    planned: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    large_plan: Mapping[str, Any] = field(default_factory=dict)
+    driver: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def growth(self) -> Mapping[str, Any]:
+        return grow(self.plan, self.large_plan, self.driver)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "distant_server": self.distant, "plan": self.planned}
+        more = {
+            "distant_server": self.distant,
+            "plan": self.plan,
+            "large_plan": self.large_plan,
+            "driver": self.driver,
+            "growth": self.growth,
+        }
+        return {**super().to_dict(), **more}
 
     @property
     def drawn(self) -> Report:
@@ -75,21 +91,27 @@ class ShardingReport(Report):
     @property
     def failed(self) -> bool:
         errors = [result.error for result in self.results if result.error != NOT_INSTALLED]
-        return any([*errors, self.distant.get("error"), self.planned.get("error")])
+        return any([*errors, self.distant.get("error"), self.growth.get("error")])
+
+    @property
+    def _more(self) -> Sequence[tuple[str, str]]:
+        """What was measured beside the table: titles and sentences."""
+        return [
+            (
+                f"A server {1000 * LATENCY_S:.0f} ms away",
+                _line(self.distant, describe_distant),
+            ),
+            ("The plan of all of ABID", _line(self.plan, describe_plan)),
+            ("A larger plan", _line(self.large_plan, describe_plan)),
+            ("The driver of a build of all of ABID", _line(self.driver, describe_driver)),
+            ("The driver of other builds", _line(self.growth, describe_growth)),
+        ]
 
     def summary(self) -> str:
-        lines = (_line(self.distant, describe_distant), _line(self.planned, describe_plan))
-        return "\n".join([super().summary(), *lines])
+        return "\n".join([super().summary(), *(line for _, line in self._more)])
 
     def to_markdown(self) -> str:
-        more = "\n\n".join(
-            [
-                f"## A server {1000 * LATENCY_S:.0f} ms away",
-                _line(self.distant, describe_distant),
-                "## The plan of all of ABID",
-                _line(self.planned, describe_plan),
-            ]
-        )
+        more = "\n\n".join(f"## {title}\n\n{line}" for title, line in self._more)
         head, found, rest = super().to_markdown().partition("## The same work for all")
         return f"{head}{more}\n\n{found}{rest}"
 
@@ -134,9 +156,10 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             for contestant, installed in contestants
         ]
         distant = measure_distant(root / PHOTOS, scratch, 1 if quick else NUM_ROUNDS)
-        planned = measure_plan(
-            NUM_IMAGES // 10 if quick else NUM_IMAGES, 1 if quick else NUM_ROUNDS
-        )
+        share = 10 if quick else 1
+        plan = measure_plan(NUM_IMAGES // share, 1 if quick else NUM_ROUNDS)
+        large_plan = measure_plan(MANY_IMAGES // share, 1)
+        driver = measure_driver(NUM_IMAGES // share)
         for result in results:
             _drop_unmeasured(result)
         report = ShardingReport(
@@ -154,7 +177,9 @@ def run(*, quick: bool, output: Path | None, peers_python: Path | None) -> int:
             environment=environment,
             results=results,
             distant=distant,
-            planned=planned,
+            plan=plan,
+            large_plan=large_plan,
+            driver=driver,
         )
     return publish(report, folder)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import statistics
 import sys
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from benchmarks.environment import Environment
@@ -19,16 +22,29 @@ from benchmarks.measure import Contestant, Measurement, Result, Role
 from benchmarks.results import Metric
 from benchmarks.sharding.benchmark import NOT_INSTALLED, ShardingReport, run
 from benchmarks.sharding.contestants import run_process
-from benchmarks.sharding.plan import NUM_IMAGES, class_totals, invent_catalog, plan
+from benchmarks.sharding.driver import (
+    InventedBucket,
+    describe_driver,
+    describe_growth,
+    grow,
+    measure_driver,
+    prepare_bucket,
+)
+from benchmarks.sharding.invented import NUM_IMAGES, class_totals, invent_source
+from benchmarks.sharding.plan import MANY_IMAGES, describe_plan, measure_plan
 from benchmarks.sharding.server import (
     DistantServer,
     Listing,
     Nginx,
     find_nginx,
 )
+from bintally.dataset.photo import prepare_photo
 from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place
+from sharding.columns import whole
 from sharding.planning.groups import neighbour_groups
+from sharding.source.metadata import parse_metadata
+from sharding.source.rows import source_schema
 from tests.conftest import Command
 
 KEYS = [*(f"bin-images/{n:05d}.jpg" for n in range(1, 2502)), "metadata/00001.json"]
@@ -167,17 +183,72 @@ def test_catalog_has_the_classes_of_abid() -> None:
     assert min(totals) > 0
 
 
-def test_catalog_deals_out_its_classes_and_runs() -> None:
-    rows = invent_catalog(20_000).rows
-    counts = Counter(row.count for row in rows)
+def test_source_deals_out_its_classes_and_runs() -> None:
+    table = invent_source(20_000).table
+    counts = Counter(table["count"].to_pylist())
     assert [counts[count] for count in range(21)] == class_totals(20_000)
-    groups = Counter(neighbour_groups({row.id: row.skus or () for row in rows}).values())
+    groups = Counter(neighbour_groups(whole(table["id"]), whole(table["skus"])).tolist())
     in_runs = sum(size for size in groups.values() if size > 1)
-    assert in_runs / len(rows) == pytest.approx(0.73, abs=0.02)
+    assert in_runs / len(table) == pytest.approx(0.73, abs=0.02)
+    products = pc.list_value_length(table["skus"])
+    assert pc.mean(products).as_py() == pytest.approx(2.64, abs=0.05)  # ABID's first 8,000.
+
+
+def test_source_is_as_a_build_reads_it() -> None:
+    table = invent_source(100_002).table
+    assert table.schema == source_schema()
+    ids = table["id"].to_pylist()
+    assert ids == sorted(ids), "as text: 100000 comes before 10001"
+    assert {*ids} == {f"{number:05d}" for number in range(1, 100_003)}
+
+
+def test_invented_bucket_tells_the_same_as_the_invented_source(tmp_path: Path) -> None:
+    prepare_bucket(tmp_path, 500)
+    bucket = InventedBucket(500, tmp_path)
+    entries = {entry.path: entry for entry in bucket.entries()}
+    assert len(entries) == 1000
+    sizes = []
+    for row in invent_source(500).table.to_pylist():
+        prepare_photo(bucket.fetch(entries[row["path"]]), None)
+        entry = entries[f"metadata/{row['id']}.json"]
+        data = bucket.fetch(entry)
+        assert hashlib.md5(data).hexdigest() == entry.version, "the cache keeps it"
+        known = parse_metadata(data)
+        assert (known.count, [*known.skus]) == (row["count"], row["skus"])
+        assert (
+            sum(p["quantity"] for p in json.loads(data)["BIN_FCSKU_DATA"].values()) == known.count
+        )
+        sizes.append(len(data))
+    assert 1900 < statistics.mean(sizes) < 2300, "of ABID's size"
 
 
 def test_plan_is_measured() -> None:
-    assert plan(2000)["plan_s"] > 0
+    measured = measure_plan(2000, 1)
+    assert 0 < measured["plan_s"] < measured["first_plan_s"]
+    assert measured["peak_memory_mib"] > measured["rows_mib"] > 0
+    assert "2,000 rows" in describe_plan(measured)
+
+
+def test_driver_is_measured_in_its_phases() -> None:
+    measured = measure_driver(1500)
+    phases = ("listing", "metadata", "plan", "shards", "finish")
+    assert all(measured[f"{phase}_s"] > 0 for phase in phases)
+    peaks = [measured[f"{phase}_mib"] for phase in phases]
+    # The system counts pages in batches.
+    assert peaks == pytest.approx(sorted(peaks), rel=0.05)
+    assert peaks[-1] == pytest.approx(measured["peak_memory_mib"], rel=0.05)
+    assert "1,500 photos with 2 workers" in describe_driver(measured)
+
+
+def test_growth_is_a_line_through_both_plans_and_what_the_build_took_more() -> None:
+    plan = {"images": 1_000_000, "plan_s": 3.0, "catalog_s": 1.0, "peak_memory_mib": 600}
+    large = {"images": 11_000_000, "plan_s": 30.0, "catalog_s": 24.0, "peak_memory_mib": 5600}
+    phases = {"listing_s": 9.0, "plan_s": 4.0, "finish_s": 1.0}
+    driver = {"images": 1_000_000, **phases, "peak_memory_mib": 700}
+    grown = grow(plan, large, driver)
+    assert grown == {"start_s": -1, "s_per_million": 15, "start_mib": 100, "mib_per_million": 600}
+    assert "100 million 25 min and 58.7 GiB" in describe_growth(grown)
+    assert "no memory" in grow(plan, {"error": "no memory"}, driver)["error"]
 
 
 def test_process_is_measured_with_its_children() -> None:
@@ -225,7 +296,9 @@ def test_missing_peer_is_a_row_and_not_a_failure() -> None:
             result("img2dataset", "peer", [], NOT_INSTALLED),
         ],
         distant={"error": "no answer"},
-        planned={"error": "no memory"},
+        plan={"error": "no memory"},
+        large_plan={"error": "no memory"},
+        driver={"error": "no room"},
     )
     assert report.table().splitlines()[2:] == [
         "| **ours** | 200 (200–200) | 2.00 |",
@@ -235,10 +308,11 @@ def test_missing_peer_is_a_row_and_not_a_failure() -> None:
     page = replace(report, quick=False).to_markdown()
     assert "error: no answer" in page
     assert "error: no memory" in page
+    assert "error: no room" in page
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_quick_run_leaves_a_whole_report(run: Command, tmp_path: Path) -> None:
     nginx_or_skip()
     done = run("benchmarks", "sharding", "--quick", "--output", tmp_path / "results")
@@ -252,7 +326,9 @@ def test_quick_run_leaves_a_whole_report(run: Command, tmp_path: Path) -> None:
     for peer in ("img2dataset, decoded", "img2dataset, as they are", "MDSWriter loop"):
         assert rows[peer]["error"] == "not installed"
     assert 0 < report["distant_server"]["share"] <= 1
-    assert report["plan"]["images"] == NUM_IMAGES // 10
+    assert report["plan"]["images"] == report["driver"]["images"] == NUM_IMAGES // 10
+    assert report["large_plan"]["images"] == MANY_IMAGES // 10
+    assert report["growth"]["mib_per_million"] > 0
 
 
 def nginx_or_skip() -> None:
