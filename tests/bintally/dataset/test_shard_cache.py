@@ -137,6 +137,7 @@ def _fill(url: str, cache: str, answers: Any) -> None:
         answers.put(str(error))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error(shards_on_s3: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()

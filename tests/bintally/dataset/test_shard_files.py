@@ -123,6 +123,7 @@ def _read(url: str, cache: str, rank: int, asked: Any) -> None:
     asked.put((place.asked, seen))
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_cache_fetch_each_shard_once(
     shards_on_s3: str, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_slow_folder_is_staged_as_s3_is(
     assert {path.stem for path in (tmp_path / "cache").glob("*.tar")} == {s.sha256 for s in shards}
 
 
+@pytest.mark.slow
 def test_an_epoch_goes_on_elsewhere_and_on_another_number_of_machines(
     many_shards: Path, s3: str, open_loader: Open, tmp_path: Path
 ) -> None:

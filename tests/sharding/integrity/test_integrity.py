@@ -81,6 +81,7 @@ def test_a_build_makes_again_what_is_missing_or_changed_and_nothing_else(damaged
     assert find_damaged(open_place(damaged), [empty, shards[0]], Processes(1)) == []
 
 
+@pytest.mark.slow
 def test_what_is_missing_on_s3_is_found_there(shards_on_s3: str) -> None:
     place = open_place(shards_on_s3)
     shards = shards_of(shards_on_s3)

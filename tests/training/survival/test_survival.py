@@ -69,6 +69,7 @@ def test_a_terminated_run_resumes_to_identical_weights(
     assert timeless(config.run) == timeless(whole.run)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_command_with_0_and_all_saved(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "run", epochs=500)
     process = subprocess.Popen(
