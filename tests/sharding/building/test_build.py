@@ -319,3 +319,17 @@ def test_files_that_are_no_samples_are_quarantined(bucket: Path, tmp_path: Path)
         assert rows[id_]["status"] == "quarantined"
         assert rows[id_]["reason"]
     assert rows["00001"]["status"] == "sharded"
+
+
+def test_arrow_does_not_bring_pandas_along_and_still_takes_its_columns() -> None:
+    code = (
+        "import sys\n"
+        "from sharding.columns import prepare_arrow\n"
+        "prepare_arrow()\n"
+        "import pyarrow as pa\n"
+        "pa.array([1])\n"
+        "assert 'pandas' not in sys.modules\n"
+        "import pandas as pd\n"
+        "assert pa.array(pd.Series([1, 2])).to_pandas().tolist() == [1, 2]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

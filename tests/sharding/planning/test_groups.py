@@ -54,7 +54,7 @@ def test_an_emptied_bin_is_grouped_with_the_few_products_it_held_before() -> Non
 @given(
     st.dictionaries(
         st.integers(1, 60).map("{:05d}".format),
-        st.lists(st.sampled_from("ABCDEF"), unique=True, max_size=3),
+        st.lists(st.sampled_from(["A", "B", "AB", "BA", "AAB", "É"]), unique=True, max_size=3),
     )
 )
 def test_groups_hold_all_that_share_a_product_and_depend_on_no_order(
@@ -68,6 +68,12 @@ def test_groups_hold_all_that_share_a_product_and_depend_on_no_order(
         for b in products:
             if 0 < int(b) - int(a) <= 2 and set(products[a]) & set(products[b]):
                 assert groups[a] == groups[b]
+
+
+@pytest.mark.parametrize("other", ["B", "A", "AAB", "AC", "CB", "Ä"])
+def test_products_are_the_same_only_by_their_whole_names(other: str) -> None:
+    assert len({*groups_of({"00001": ["AB"], "00002": [other]}).values()}) == 2
+    assert len({*groups_of({"00001": ["C", "AB"], "00002": [other, "AB"]}).values()}) == 1
 
 
 def test_a_leak_is_an_evaluation_sample_with_a_neighbour_in_train() -> None:
