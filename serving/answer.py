@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bintally.counting.decision import Answer, Scores, decide
+from bintally.counting.decision import Answer, DecisionRule, Scores
 from bintally.dataset.labels import Classes
 
 __all__ = ["SURE", "Counted", "check_quantity", "make_answer"]
@@ -19,19 +19,25 @@ class Counted:
     """sha256 of the checkpoint that counted it."""
     classes: Classes
     """Class i is the count, or name, `classes[i]`."""
+    rule: DecisionRule
+    """The checkpoint's."""
     rows: list[Scores]
     """One for each photo."""
 
 
 SURE = 0.8
-"""A verdict less sure than this is none. The confidence is the model's own, not calibrated."""
+"""A verdict less sure than this is none. Where probabilities are calibrated, four in five of the
+verdicts with just this confidence are right."""
 
 
 def make_answer(
-    probabilities: list[float], classes: Classes, expected_quantity: int | None
+    probabilities: list[float],
+    classes: Classes,
+    rule: DecisionRule,
+    expected_quantity: int | None,
 ) -> dict[str, Any]:
     """What `Answer` holds; with a quantity to compare with, what `check_quantity` says, too."""
-    answer = decide(probabilities, classes)
+    answer = Answer.of(probabilities, classes, rule)
     if expected_quantity is None:
         return answer.to_dict()
     return answer.to_dict() | check_quantity(answer, expected_quantity)
@@ -41,9 +47,10 @@ def check_quantity(answer: Answer, expected_quantity: int) -> dict[str, Any]:
     """Is the quantity that inventory expects what the photo shows?
 
     `matches` says whether it is the count. `verdict` is `match` or `mismatch` where the probability
-    that this is right, `verdict_confidence`, is at least `SURE`, and `unsure` elsewhere. Of a
-    quantity that is none of its classes a model knows nothing, nor where they are names: `matches`
-    and the confidence are None then.
+    that this is right, `verdict_confidence`, is at least `SURE`, and `unsure` elsewhere: a count
+    that the mean or the median decides on is no surer than it is probable. Of a quantity that is
+    none of its classes a model knows nothing, nor where they are names: `matches` and the
+    confidence are None then.
     """
     checked: dict[str, Any] = {"expected_quantity": expected_quantity}
     if expected_quantity not in answer.probabilities:

@@ -81,6 +81,7 @@ class Replica:
         return Counted(
             counter.sha256,
             counter.classes,
+            counter.decision.rule,
             [next(rows) if reason is None else reason for reason in reasons],
         )
 

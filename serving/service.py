@@ -162,4 +162,5 @@ def _describe(
     counted, row = result
     if isinstance(row, str):
         return Refusal(400, row)
-    return {**make_answer(row, counted.classes, item.expected_quantity), "model": counted.model}
+    answer = make_answer(row, counted.classes, counted.rule, item.expected_quantity)
+    return {**answer, "model": counted.model}

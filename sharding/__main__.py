@@ -131,16 +131,17 @@ def _print_summary(output: str, result: Result) -> None:
     if converted := pc.sum(pc.and_(sharded, pc.is_valid(catalog["reason"]))).as_py():
         print(f"  {converted:,} photos were converted (the catalog says how)")
     _print_reasons(catalog.filter(pc.equal(catalog["status"], "quarantined")))
-    if alone := _without_neighbours(result):
+    alone = _without_neighbours(result)
+    if alone:
         print(
             f"  {alone:,} photos have no known neighbours (their ids are no numbers, or their "
             "products are not told), and are grouped with none"
         )
-    leaks, evaluated = result.leaks
-    at_random = (
-        f" (a random split: {result.leaks_at_random[0]:,})" if result.leaks_at_random else ""
-    )
-    print(f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,}{at_random}")
+    if alone < sum(split.samples for split in result.dataset.splits.values()):
+        leaks, evaluated = result.leaks
+        at_random = result.leaks_at_random
+        beside = f" (a random split: {at_random[0]:,})" if at_random else ""
+        print(f"  evaluation photos with the same bin in train: {leaks:,} of {evaluated:,}{beside}")
 
 
 def _without_neighbours(result: Result) -> int:

@@ -29,7 +29,7 @@ from bintally.storage.place import TEMPORARY_SUFFIX, ObjectRefused, Place
 from bintally.storage.s3.prefix import S3Prefix
 from sharding.card.card import CROISSANT, README
 from sharding.shard import RECORDS, ShardRecord, record_path
-from sharding.source.abid import IMAGES, METADATA
+from sharding.source.abid.bucket import IMAGES, METADATA
 from sharding.threads import map_in_threads
 
 __all__ = [
@@ -84,9 +84,9 @@ class Identity:
     def differences(self, earlier: Identity, *, of_source: bool = True) -> list[str]:
         """What this one has otherwise than an earlier one, in words."""
         words = [
-            f"{_flag(name)} {_shown(value)} (it was {_shown(earlier.options.get(name))})"
+            f"--{name.replace('_', '-')} {_shown(value)} (it was {_shown(was)})"
             for name, value in self.options.items()
-            if value != earlier.options.get(name)
+            if value != (was := earlier.options.get(name))
         ]
         if self.seed != earlier.seed:
             words.append(f"--seed {self.seed} (it was {earlier.seed})")
@@ -262,7 +262,7 @@ def discard(found: Found, lease: Lease) -> None:
 def discard_unfinished(found: Found, lease: Lease) -> None:
     """Deletes the shards that an unfinished build has added; its records go last, but for the
     plan."""
-    complete = [] if found.dataset is None else [shard.path for shard in found.dataset.shards]
+    complete = set() if found.dataset is None else {s.path for s in found.dataset.shards}
     for path, record in found.records.items():
         if path not in complete:
             lease.delete(path)
@@ -313,10 +313,10 @@ def _is_catalog(data: bytes) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(io.BytesIO(data)).names
+        names = {*pq.read_schema(io.BytesIO(data)).names}
     except (OSError, pa.ArrowException):
         return False
-    return {"id", "count", "split", "shard", "position", "status"} <= {*names}
+    return {"id", "count", "split", "shard", "position", "status"} <= names
 
 
 def _roots(place: Place, folders: Sequence[str]) -> list[Place]:
@@ -340,10 +340,6 @@ def _contains(outer: Place, inner: Place) -> bool:
         below = not outer.prefix or f"{inner.prefix}/".startswith(f"{outer.prefix}/")
         return outer.bucket == inner.bucket and below
     return False
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
 
 
 def _shown(value: object) -> str:

@@ -44,8 +44,7 @@ class Distributor(Protocol):
 
 PRELOADED = [
     "sharding.shard",
-    "sharding.source.metadata_job",
-    "pyarrow",
+    "sharding.source.abid.metadata_job",
     "sharding.verify_job",
     "simplejpeg",
     "bintally.storage.s3.prefix",

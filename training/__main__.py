@@ -111,9 +111,12 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(f"{summary['samples']:,} photos of the {summary['split']} split, each counted once")
     if summary["left_out"]:
         print(f"{summary['left_out']:,} do not decode, and are left out of all metrics")
-    always = f"always {baseline['count']}"
-    width = max(12, len(always) + 1)
-    print(f"{'':<12}{'model':>9}{always:>{width}}")
+    rule, argmax = summary["decision"]["rule"], summary["argmax"]
+    columns = [("model", summary), (f"always {baseline['count']}", baseline)]
+    if rule != "argmax":
+        columns = [(rule, summary), ("argmax", argmax), columns[1]]
+    widths = [max(9, len(title) + 3) for title, _ in columns]
+    print(" " * 12 + "".join(f"{c[0]:>{w}}" for c, w in zip(columns, widths, strict=True)))
     rows = (
         ("accuracy", "accuracy", ".2%"),
         ("within_one", "within one", ".2%"),
@@ -122,9 +125,14 @@ def _print_summary(summary: dict[str, Any]) -> None:
     )
     for name, title, form in rows:
         if summary[name] is None:
-            print(f"{title:<12}{'needs counts':>{9 + width}}")
+            print(f"{title:<12}{'needs counts':>{sum(widths)}}")
         else:
-            print(f"{title:<12}{summary[name]:>9{form}}{baseline[name]:>{width}{form}}")
+            cells = (f"{c[1][name]:>{w}{form}}" for c, w in zip(columns, widths, strict=True))
+            print(f"{title:<12}{''.join(cells)}")
+    print(
+        f"expected calibration error {summary['ece']:.2%}, without the temperature "
+        f"{summary['decision']['temperature']:g} {summary['ece_uncalibrated']:.2%}"
+    )
     classes = [str(name) for name in summary["classes"]]
     if len(classes) > MOST_PRINTED:
         return
@@ -215,7 +223,8 @@ class Export:
     """Write a checkpoint as an ONNX file: a photo's pixels in, its count out.
 
     Input: photos, uint8 (batch, height, width, 3), RGB, of any size. Outputs: count, int64 (batch),
-    and probabilities, float32 (batch, classes). The file is checked with onnxruntime.
+    by the checkpoint's decision rule, and probabilities, float32 (batch, classes), calibrated.
+    Metadata: classes, rule and temperature. The file is checked with onnxruntime.
     """
 
     checkpoint: CheckpointFile

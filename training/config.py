@@ -22,6 +22,7 @@ from training.metrics import NEEDS_COUNTS
 
 __all__ = [
     "BalanceName",
+    "DecideName",
     "FitConfig",
     "LossName",
     "MetricName",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 BalanceName = Literal["none", "order", "loss"]
+DecideName = Literal["auto", "argmax", "mean", "median"]
 LossName = Literal["cross-entropy", "ordinal"]
 MetricName = Literal["accuracy", "within_one", "loss", "rmse", "mae"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
@@ -112,6 +114,9 @@ class FitConfig:
     """Average the weights of the steps with this decay (0.99, say), and keep that average."""
     best_metric: MetricName = "accuracy"
     """Of validation: the epoch in which it is best gives best.pt."""
+    decide: DecideName = "auto"
+    """What is answered: the most probable count (argmax), or the rounded mean or the median of the
+    probabilities. auto is what is best on validation by --best-metric."""
     patience: int = 0
     """Stop after so many epochs without a better one; 0 never does."""
     precision: PrecisionName = "auto"
@@ -193,6 +198,8 @@ class FitConfig:
             raise UsageError(f"--loss ordinal: {why}; choose --loss cross-entropy")
         if self.best_metric in NEEDS_COUNTS:
             raise UsageError(f"--best-metric {self.best_metric}: {why}; choose accuracy or loss")
+        if self.decide in ("mean", "median"):
+            raise UsageError(f"--decide {self.decide}: {why}; choose argmax")
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds it: plain types, and nothing of this machine's paths."""
@@ -226,6 +233,7 @@ CHOICES = {
     "loss": get_args(LossName),
     "balance": get_args(BalanceName),
     "best_metric": get_args(MetricName),
+    "decide": get_args(DecideName),
     "precision": get_args(PrecisionName),
     "on_bad_sample": get_args(OnBadSample),
     "engine": get_args(EngineName),

@@ -7,21 +7,25 @@ of all metrics, and counted: nothing comes in its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from bintally.counting.calibration import expected_calibration_error, fit_temperature
+from bintally.counting.decision import Decision, decide
 from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.errors import WorkError
 from bintally.loading.batches import Batch, load
 from bintally.loading.engine import Engine
 from bintally.loading.order import evaluation_batches
+from training.config import DecideName
 from training.launch.distributed import Process
-from training.metrics import confusion_matrix, summarize_counts
+from training.metrics import best_rule, confusion_matrix, count_errors, summarize_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,24 +42,49 @@ class Evaluation:
     """(samples,) which of the split they are: all whose photos decode."""
     labels: NDArray[np.int64]
     """(samples,) true class indices."""
-    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
     """(samples, classes)."""
     loss: float
-    """Mean cross-entropy, in nats."""
+    """Mean cross-entropy, in nats, of the logits as they are."""
     left_out: int = 0
     """Samples whose photos do not decode."""
+    decision: Decision = field(default_factory=Decision)
+    """How the logits become answers."""
+
+    def decided(self, rule: DecideName, classes: Classes, metric: str) -> Evaluation:
+        """With the temperature that makes the labels most probable, and the rule that is asked for;
+        `auto` is the one whose answers are best by `metric`."""
+        temperature = fit_temperature(self.logits, self.labels)
+        if rule == "auto":
+            calibrated = replace(self, decision=Decision(temperature=temperature))
+            rule = best_rule(calibrated.probabilities, self.labels, classes, metric)
+        return replace(self, decision=Decision(rule, temperature))
 
     def summarize(self, classes: Classes, baseline_count: int | str) -> dict[str, Any]:
         """The metrics, as `evaluation.json` holds them."""
-        matrix = confusion_matrix(self.labels, self.predicted, len(classes))
-        summary = summarize_counts(matrix, classes, baseline_count)
-        return {"loss": self.loss, **summary, "left_out": self.left_out}
+        matrix = confusion_matrix(self.labels, self.predicted(classes), len(classes))
+        argmax = confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(classes))
+        uncalibrated = replace(self, decision=Decision()).probabilities
+        return {
+            "loss": self.loss,
+            **summarize_counts(matrix, classes, baseline_count),
+            "left_out": self.left_out,
+            "decision": self.decision.to_dict(),
+            "argmax": count_errors(argmax, classes),
+            "ece": expected_calibration_error(self.probabilities, self.labels),
+            "ece_uncalibrated": expected_calibration_error(uncalibrated, self.labels),
+        }
 
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """(samples,) predicted class indices."""
-        answers: NDArray[np.int64] = self.probabilities.argmax(axis=1)
-        return answers
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(samples, classes), calibrated."""
+        probabilities: NDArray[np.float32]
+        probabilities = self.decision.probabilities(torch.from_numpy(self.logits)).numpy()
+        return probabilities
+
+    def predicted(self, classes: Classes) -> NDArray[np.int64]:
+        """(samples,) the class indices that are answered."""
+        return decide(self.probabilities, classes, self.decision.rule)
 
 
 def evaluate(
@@ -137,7 +166,7 @@ def evaluate_batches(
     return Evaluation(
         answered.nonzero()[:, 0].cpu().numpy(),
         labels.cpu().numpy(),
-        logits.softmax(1).cpu().numpy(),
+        logits.cpu().numpy(),
         float(loss),
         num_samples - len(labels),
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from bintally.counting.decision import Decision
 from bintally.counting.model import CountNet
 from bintally.dataset.labels import Classes
 from bintally.loading.batches import Batch
@@ -33,7 +34,10 @@ __all__ = ["Callback", "Loop", "Position", "Step"]
 SUMS = ("loss", "correct", "samples")
 STATISTICS = ("running_mean", "running_var")
 """What networks call the statistics that they gather in training and use after it."""
-VALIDATED = ("samples", "left_out", "loss", "accuracy", "rmse", "mae", "within_one")
+VALIDATED = (
+    *("samples", "left_out", "loss", "accuracy", "rmse", "mae", "within_one"),
+    *("decision", "argmax", "ece", "ece_uncalibrated"),
+)
 
 
 OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers": False}
@@ -108,6 +112,8 @@ class Loop:
         self.average = Average(model, config.ema, only_head) if config.ema else None
         self.evaluation: Evaluation | None = None
         """The last validation."""
+        self.decision = Decision("argmax" if config.decide == "auto" else config.decide)
+        """Of the last validation, if there was one."""
         self._statistics = [
             buffer
             for name, buffer in model.named_buffers()
@@ -208,10 +214,13 @@ class Loop:
         """
         config, position = self.config, self.position
         with self.average.applied() if self.average else nullcontext():
-            evaluation = self.evaluation = self.inputs.validate(self.model, pause)
+            evaluation = self.inputs.validate(self.model, pause)
         if evaluation is not None:
+            evaluation = evaluation.decided(config.decide, self._classes, config.best_metric)
+            self.decision = evaluation.decision
             summary = evaluation.summarize(self._classes, self._baseline_count)
             line["validation"] = {name: summary[name] for name in VALIDATED}
+        self.evaluation = evaluation
         position.epoch, position.step, position.sums = line["epoch"], 0, {}
         position.history.append(line)
         metric = config.best_metric

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bintally.counting.decision import DECISION_RULES, DecisionRule, decide
 from bintally.dataset.labels import Classes, are_counts
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Counts = NDArray[np.int64]
+    Probabilities = NDArray[np.float32]
 
 __all__ = [
     "LOWER_IS_BETTER",
     "NEEDS_COUNTS",
+    "best_rule",
     "confusion_matrix",
+    "count_errors",
     "is_better",
     "most_frequent_count",
     "summarize_counts",
@@ -57,8 +61,9 @@ def _is_count(name: str) -> bool:
     return name.isascii() and name.isdigit() and name == (name.lstrip("0") or "0")
 
 
-def _errors(matrix: Counts, classes: Classes) -> dict[str, float | None]:
-    """The metrics of a confusion matrix, in exact sums until the last division."""
+def count_errors(matrix: Counts, classes: Classes) -> dict[str, float | None]:
+    """`accuracy`, `rmse` and `mae` (in items) and `within_one` (the share at most one item off)
+    of a confusion matrix, in exact sums until the last division."""
     import numpy as np
 
     samples = int(matrix.sum())
@@ -76,12 +81,34 @@ def _errors(matrix: Counts, classes: Classes) -> dict[str, float | None]:
     }
 
 
+def best_rule(
+    probabilities: Probabilities, labels: Counts, classes: Classes, metric: str
+) -> DecisionRule:
+    """The decision rule whose answers are best by `metric`; of equals `argmax`, which it is too
+    where classes are names, or the metric is no matter of answers.
+
+    `probabilities` are (samples, classes), `labels` (samples,) true class indices.
+    """
+    best: DecisionRule = "argmax"
+    if metric == "loss" or not are_counts(classes) or not len(labels):
+        return best
+    values: dict[str, float] = {}
+    for rule in DECISION_RULES:
+        answers = decide(probabilities, classes, rule)
+        value = count_errors(confusion_matrix(labels, answers, len(classes)), classes)[metric]
+        assert value is not None, "there are counts, and samples"
+        values[rule] = value
+        if is_better(metric, value, values[best]):
+            best = rule
+    return best
+
+
 def summarize_counts(matrix: Counts, classes: Classes, baseline_count: int | str) -> dict[str, Any]:
     """The metrics of a confusion matrix, beside those of always answering `baseline_count`.
 
-    `accuracy`, `rmse` and `mae` (in items), `within_one` (the share at most one item off), and
-    for each class how many of its samples are found and how many of its answers are right; None
-    where there are no samples to tell, or classes are names and a metric needs counts.
+    What `count_errors` tells, and for each class how many of its samples are found and how many
+    of its answers are right; None where there are no samples to tell, or classes are names and a
+    metric needs counts.
     """
     import numpy as np
 
@@ -92,7 +119,7 @@ def summarize_counts(matrix: Counts, classes: Classes, baseline_count: int | str
     for i, count in enumerate(classes):
         own = np.zeros_like(matrix)
         own[i] = matrix[i]
-        errors = _errors(own, classes)
+        errors = count_errors(own, classes)
         answers = int(matrix[:, i].sum())
         per_class.append(
             {
@@ -105,9 +132,9 @@ def summarize_counts(matrix: Counts, classes: Classes, baseline_count: int | str
         )
     return {
         "samples": int(matrix.sum()),
-        **_errors(matrix, classes),
+        **count_errors(matrix, classes),
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
         "per_class": per_class,
-        "baseline": {"count": classes[always], **_errors(constant, classes)},
+        "baseline": {"count": classes[always], **count_errors(constant, classes)},
     }

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bintally.counting.checkpoint import Checkpoint
+from bintally.counting.decision import Decision
 from bintally.counting.model import CountNet, build_model
 from bintally.dataset.manifest import Dataset
 from bintally.dataset.samples import Samples
@@ -164,6 +165,7 @@ class Trainer(Callback):
             earlier.epoch, earlier.step, earlier.sums, earlier.best, self.process.share(history)
         )
         loop.stopped = earlier.stopped
+        loop.decision = Decision.from_dict(earlier.decision)
         if self.process.is_first and (earlier.epoch or earlier.step):
             say(f"resuming after epoch {earlier.epoch}, step {earlier.step}")
         return loop
@@ -225,9 +227,8 @@ class Trainer(Callback):
         better = loop.end_epoch(line, self.survival.pause)
         reason = None
         if self.debugger is not None:
-            num_classes = len(self.dataset.classes)
             rule = self.debugger.end_epoch(
-                loop.position.history, loop.evaluation, num_classes, last=loop.ended
+                loop.position.history, loop.evaluation, self.dataset.classes, last=loop.ended
             )
             reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
@@ -333,6 +334,12 @@ class Trainer(Callback):
             classes=self.dataset.classes,
             preprocessing=self.preprocessing.to_dict(),
             stopped=loop.stopped,
+            decision=loop.decision.to_dict(),
         )
-        texts = {METRICS: history_bytes(position.history), RULES_FILE: self.debugger.rules_json()}
-        self.writer.submit({name: texts.get(name, checkpoint) for name in names})
+        files: dict[str, Checkpoint | bytes] = {
+            METRICS: history_bytes(position.history),
+            RULES_FILE: self.debugger.rules_json(),
+            BEST: checkpoint.for_counting(),
+            LAST: checkpoint,
+        }
+        self.writer.submit({name: files[name] for name in names})

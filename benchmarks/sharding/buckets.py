@@ -19,8 +19,8 @@ def render(root: Path, num_images: int, num_rendered: int) -> None:
     """Two buckets of good photos: the faults of a rendered one would end a simple loop."""
     from bintally.dataset.photo import BadPhoto, check_photo
     from bintally.storage.opening import open_place
-    from sharding.source.abid import IMAGES, METADATA
-    from sharding.source.metadata import BadMetadata, parse_metadata
+    from sharding.source.abid.bucket import IMAGES, METADATA
+    from sharding.source.abid.metadata import BadMetadata, parse_metadata
     from synthetic.synthesize import synthesize
 
     say(f"rendering {num_rendered:,} photos")

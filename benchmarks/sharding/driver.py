@@ -28,7 +28,7 @@ from sharding.build import build
 from sharding.columns import prepare_arrow
 from sharding.distribute import Processes
 from sharding.planning.options import Options
-from sharding.source.abid import IMAGES, METADATA
+from sharding.source.abid.bucket import IMAGES, METADATA
 
 __all__ = [
     "InventedBucket",

@@ -1,4 +1,4 @@
-"""A checkpoint: one file with all that is needed to go on, to evaluate, and to predict.
+"""A checkpoint: one file with all that is needed to go on, or at least to evaluate and to predict.
 
 Written aside and renamed. Loaded with `weights_only`: nothing that a file holds is executed.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bintally.counting.decision import Decision
 from bintally.counting.model import CountNet, build_model
 from bintally.dataset.labels import Classes
 from bintally.errors import UsageError
@@ -31,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, as a dict with these keys."""
+    """What a file holds, as a dict with these keys; `last.pt` all, `best.pt` what counts photos."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -59,11 +60,31 @@ class Checkpoint:
     preprocessing: dict[str, Any]
     stopped: str = ""
     """Why the run ended before its last epoch, if it did."""
+    decision: dict[str, Any] = field(default_factory=lambda: Decision().to_dict())
+    """The decision rule and the temperature, of the last validation; older versions wrote none."""
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.epoch >= self.config["epochs"] or bool(self.stopped)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether training can go on from it."""
+        return bool(self.optimizer)
+
+    def for_counting(self) -> Checkpoint:
+        """What counts photos of it: without what only training goes on with."""
+        return replace(
+            self,
+            model=self.model | (self.ema or {}),
+            optimizer={},
+            schedule={},
+            ema=None,
+            scaler=None,
+            random={},
+            sums={},
+        )
 
     def build(self) -> tuple[CountNet, Preprocessing]:
         """The model with its weights, in evaluation mode, and how photos are prepared for it."""
@@ -112,7 +133,9 @@ def parse_checkpoint(data: bytes, file: Path) -> Checkpoint:
     """
     try:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return Checkpoint(**value)
+        checkpoint = Checkpoint(**value)
+        Decision.from_dict(checkpoint.decision)
+        return checkpoint
     except Exception as error:
         # The unpickler runs over whatever bytes there are, and raises what comes of it.
         raise UsageError(

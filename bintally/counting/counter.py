@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bintally.counting.checkpoint import read_checkpoint
-from bintally.counting.decision import Answer, Scores, decide
+from bintally.counting.decision import Answer, Decision, Scores
 from bintally.dataset.photo import BadPhoto, check_photo, read_header, stored
 from bintally.device import find_device, find_rank, precision_type
 from bintally.loading.engines import make_engine
@@ -47,6 +47,8 @@ class Counter:
         model, preprocessing = checkpoint.build()
         self.classes = checkpoint.classes
         """Class i is the count, or name, `classes[i]`."""
+        self.decision = Decision.from_dict(checkpoint.decision)
+        """How logits become a count."""
         self._batch_size = batch_size
         self._device = find_device(device, find_rank()[2])
         self._precision = precision_type(precision, self._device)
@@ -68,7 +70,9 @@ class Counter:
         size = self._batch_size
         batches = (photos[begin : begin + size] for begin in range(0, len(photos), size))
         return [
-            decide(scores, self.classes) for batch in self.count_ahead(batches) for scores in batch
+            Answer.of(scores, self.classes, self.decision.rule)
+            for batch in self.count_ahead(batches)
+            for scores in batch
         ]
 
     def decode(self, photos: Sequence[bytes]) -> tuple[torch.Tensor | None, list[str | None]]:
@@ -119,7 +123,7 @@ class Counter:
 
     def predict(self, images: torch.Tensor) -> list[list[float]]:
         """(photos, 3, size, size) to each photo's probabilities by class, as `evaluate` has them:
-        the forward pass at its precision, softmax in fp32."""
+        the forward pass at its precision, the calibrated softmax in fp32."""
         import torch
 
         with (
@@ -129,7 +133,7 @@ class Counter:
             ),
         ):
             logits = self._model(images)
-        rows: list[list[float]] = logits.float().softmax(1).cpu().tolist()
+        rows: list[list[float]] = self.decision.probabilities(logits).tolist()
         return rows
 
     def count_ahead(self, batches: Iterable[Sequence[bytes]]) -> Iterator[list[Scores]]:

@@ -3,78 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CatalogRow", "encode_catalog", "format_catalog", "parse_catalog", "read_catalog"]
-
-
-@dataclass(slots=True)
-class CatalogRow:
-    """An object of the source: a photo and its metadata, or what there is of the two."""
-
-    id: str
-    count: int | None = None
-    """Items in the bin."""
-    group: str | None = None
-    """Neighbour group; photos of one group may show one bin."""
-    split: str | None = None
-    shard: str | None = None
-    """Path of the tar that holds it, below the dataset's place."""
-    position: int | None = None
-    """Which sample of that tar's index it is, from 0."""
-    bytes: int | None = None
-    """Size of the source's photo."""
-    width: int | None = None
-    """Pixels of the source's photo; known once it was decoded."""
-    height: int | None = None
-    skus: tuple[str, ...] | None = None
-    """The products in the bin."""
-    status: str = "sharded"
-    """`sharded`, `excluded`, `quarantined`, `orphan-image` or `orphan-metadata`."""
-    reason: str | None = None
-    """Why it is not in a shard, or what had to be done to its photo."""
-    crc32: int | None = None
-    """Of the sample in its tar, headers and padding included: `verify` finds damage by it."""
-    label: str | None = None
-    """Its class, where classes are names; a catalog without names has no such column."""
-
-    def put_aside(self, status: str, reason: str) -> None:
-        """Marks the row as one that is in no shard."""
-        self.status, self.reason = status, reason
-        self.split = self.shard = self.position = None
-
-
-def format_catalog(rows: Sequence[CatalogRow]) -> bytes:
-    """The bytes of `catalog.parquet`: equal rows, equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _schema()
-    if any(row.label is not None for row in rows):
-        schema = schema.append(pa.field("label", pa.string()))
-    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
-    return sink.getvalue()
-
-
-def parse_catalog(data: bytes) -> list[CatalogRow]:
-    """The rows of a `catalog.parquet`."""
-    import pyarrow.parquet as pq
-
-    rows = []
-    # Batch by batch: all of ABID as Python's dicts at once would take a gigabyte.
-    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(10_000):
-        for value in batch.to_pylist():
-            row = CatalogRow(**value)
-            row.skus = None if row.skus is None else tuple(row.skus)
-            rows.append(row)
-    return rows
+__all__ = ["encode_catalog", "read_catalog"]
 
 
 def encode_catalog(table: pa.Table) -> bytes:
@@ -117,23 +51,24 @@ def read_catalog(data: bytes) -> pa.Table:
 
 
 def _schema() -> pa.Schema:
+    """The columns that every catalog has. Where classes are names there is a column `label`."""
     import pyarrow as pa
 
     names = pa.dictionary(pa.int32(), pa.string())
     return pa.schema(
         [
             ("id", pa.string()),
-            ("count", pa.int32()),
-            ("group", pa.string()),
+            ("count", pa.int32()),  # items in the bin
+            ("group", pa.string()),  # photos of one group may show one bin
             ("split", names),
-            ("shard", names),
-            ("position", pa.int32()),
-            ("bytes", pa.int64()),
-            ("width", pa.int32()),
+            ("shard", names),  # path of the tar that holds it, below the dataset's place
+            ("position", pa.int32()),  # which sample of that tar's index it is, from 0
+            ("bytes", pa.int64()),  # of the source's photo
+            ("width", pa.int32()),  # pixels of the source's photo; known once it was decoded
             ("height", pa.int32()),
-            ("skus", pa.list_(pa.string())),
-            ("status", names),
-            ("reason", pa.string()),
-            ("crc32", pa.uint32()),
+            ("skus", pa.list_(pa.string())),  # the products in the bin
+            ("status", names),  # sharded, excluded, quarantined, orphan-image or orphan-metadata
+            ("reason", pa.string()),  # why it is in no shard, or what was done to its photo
+            ("crc32", pa.uint32()),  # of the sample in its tar, headers and padding included
         ]
     )

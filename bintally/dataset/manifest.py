@@ -31,6 +31,7 @@ __all__ = [
     "DATASET",
     "FORMAT",
     "SPLITS",
+    "SPLIT_NAMES",
     "Dataset",
     "Shard",
     "Split",
@@ -42,6 +43,8 @@ ADOPT = "adopt"
 """The command that makes a dataset of tars that others wrote."""
 FORMAT = "bintally-shards/1"
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {name: name for name in SPLITS} | {"val": "validation"}
+"""What others call a split, and what it is called in a dataset."""
 DATASET = "dataset.json"
 CATALOG = "catalog.parquet"
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from bintally.dataset.index import Component, IndexedSample, format_index
 from bintally.dataset.jpeg import orientation
 from bintally.dataset.labels import label_component, photo_component, read_label
+from bintally.dataset.manifest import SPLIT_NAMES
 from bintally.dataset.photo import CMYK, Header, check_photo
 from bintally.errors import WorkError
 from bintally.storage.folder import Folder
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["AdoptJob", "AdoptedTar", "index_path", "judge_sample"]
 
 PIECE = 2**20
-SPLIT_OF = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""What folders are called, and the splits that they are; all other tars are `train`."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def index_path(tar: str) -> str:
 def _split_of(path: str) -> str:
     """The split of a tar, by the first of its folders that is called as one."""
     folders = PurePosixPath(path).parent.parts
-    return next((SPLIT_OF[folder] for folder in folders if folder in SPLIT_OF), "train")
+    return next((SPLIT_NAMES[folder] for folder in folders if folder in SPLIT_NAMES), "train")
 
 
 def _schema() -> pa.Schema:

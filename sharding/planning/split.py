@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bintally.dataset.manifest import SPLITS
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -90,7 +92,5 @@ def prescribed_splits(table: pa.Table) -> NDArray[np.int8]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = pa.array(["train", "validation", "test", "val"])
-    place = pc.index_in(table["split"], names).fill_null(-1).to_numpy()
-    splits: NDArray[np.int8] = np.array([0, 1, 2, 1, -1], np.int8)[place]
-    return splits
+    splits = pc.index_in(table["split"], pa.array(SPLITS)).fill_null(-1)
+    return np.asarray(splits, np.int8)

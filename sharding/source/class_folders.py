@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bintally.dataset.manifest import SPLIT_NAMES
 from bintally.errors import UsageError
 from bintally.storage.place import Place
 from sharding.source.assembly import assemble
 from sharding.source.ids import NOT_UTF8, are_photos, other_images, sample_ids
 from sharding.source.label_values import label_columns
-from sharding.source.labels_file import SPLIT_NAMES
 from sharding.source.rows import SourceRows
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharding.source.metadata import MOST_ITEMS
+from sharding.source.abid.metadata import MOST_ITEMS
 from sharding.tables.plain_types import plain_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, TypeVar
 
-from bintally.dataset.manifest import SPLITS
+from bintally.dataset.manifest import SPLIT_NAMES
 from bintally.errors import UsageError
 from sharding.source.label_values import label_columns
 from sharding.source.rows import source_schema
@@ -18,15 +18,13 @@ from sharding.tables.table_file import is_untyped, read_table_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SPLIT_NAMES", "Labels", "read_labels"]
+__all__ = ["Labels", "read_labels"]
 
 T = TypeVar("T")
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
 ID_COLUMN = "id"
 LABEL_COLUMNS = ("label", "class", "count")
-SPLIT_NAMES = {name: name for name in SPLITS} | {"val": "validation"}
-"""What a split may be called, and what it is called in a dataset."""
 
 
 @dataclass(frozen=True)

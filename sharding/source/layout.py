@@ -6,7 +6,7 @@ from bintally.errors import UsageError
 from bintally.storage.place import Place
 from sharding.distribute import Distributor
 from sharding.planning.options import Options
-from sharding.source.abid import is_abid, read_abid
+from sharding.source.abid.bucket import is_abid, read_abid
 from sharding.source.class_folders import read_class_folders
 from sharding.source.labelled import read_labelled
 from sharding.source.labels_file import read_labels

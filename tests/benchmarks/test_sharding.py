@@ -43,7 +43,7 @@ from bintally.errors import UsageError, WorkError
 from bintally.storage.opening import open_place
 from sharding.columns import whole
 from sharding.planning.groups import neighbour_groups
-from sharding.source.metadata import parse_metadata
+from sharding.source.abid.metadata import parse_metadata
 from sharding.source.rows import source_schema
 from tests.conftest import Command
 

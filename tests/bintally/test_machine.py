@@ -67,6 +67,7 @@ def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
     assert int(python(code, before="ulimit -n 256;").stdout) <= 64
 
 
+@pytest.mark.slow
 def test_threads_that_wait_leave_their_core_to_a_neighbour() -> None:
     command = 'exec "$0" -m training evaluate --checkpoint none --shards none'
     for told, policy in (("", "PASSIVE"), ("OMP_WAIT_POLICY=active", "ACTIVE")):
@@ -125,12 +126,13 @@ def test_workers_start_however_long_the_name_of_the_folder_for_temporary_files(
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = """
+from bintally.dataset.manifest import Shard
 from bintally.storage.opening import open_place
 from sharding.distribute import Processes
-from sharding.source.metadata_job import MetadataJob
+from sharding.integrity import IntegrityJob
 
 if __name__ == "__main__":
-    jobs = [MetadataJob(open_place("/"), [], 1)] * 2
+    jobs = [IntegrityJob(open_place("/"), Shard("no.tar", "no.idx", 0, 0, "", {}))] * 2
     print(len(list(Processes(2).run(jobs))))
 """
     done = python(code, TMPDIR=str(long))

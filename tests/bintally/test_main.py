@@ -46,7 +46,9 @@ def test_it_knows_its_commands_and_says_so(tmp_path: Path) -> None:
     assert "evaluate" in completion.stdout
 
 
-@pytest.mark.parametrize("kind", ["package", "folder", "module"])
+@pytest.mark.parametrize(
+    "kind", ["package", *(pytest.param(k, marks=pytest.mark.slow) for k in ("folder", "module"))]
+)
 def test_packages_of_ones_own_that_are_called_like_stages_are_left_alone(
     tmp_path: Path, kind: str
 ) -> None:

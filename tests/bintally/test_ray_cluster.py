@@ -68,11 +68,13 @@ def test_a_cluster_of_ones_own_needs_no_home() -> None:
 JOBS = """
 import os
 from bintally.ray_cluster import RayCluster
-from sharding.source.metadata_job import MetadataJob
+from bintally.dataset.manifest import Shard
 from bintally.storage.opening import open_place
+from sharding.integrity import IntegrityJob
 
 cluster = RayCluster("local")
-print(*cluster.run([MetadataJob(open_place("."), [], 1)]), len(os.environ["RAY_AUTH_TOKEN"]))
+job = IntegrityJob(open_place("."), Shard("no.tar", "no.idx", 0, 0, "", {}))
+print(*cluster.run([job]), len(os.environ["RAY_AUTH_TOKEN"]))
 """
 
 

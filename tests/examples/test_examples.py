@@ -72,6 +72,7 @@ def test_lightning_trains_on_our_loader(shards: Path) -> None:
     assert "'accuracy':" in run(REPOSITORY / "examples/lightning_fit.py", shards)
 
 
+@pytest.mark.slow
 def test_tars_of_others_are_adopted_and_trained_on_as_imagenet_is(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ class Replicas:
         await self.go.wait()
         if b"bad" in photos:
             raise RuntimeError("lost")
-        return Counted("m", [0, 1], [[len(photo), 0.0] for photo in photos])
+        return Counted("m", [0, 1], "argmax", [[len(photo), 0.0] for photo in photos])
 
     def batcher(self, max_queue: int = 100) -> Batcher:
         return Batcher(self.send, lambda: 1, max_batch=3, max_wait_s=0.0, max_queue=max_queue)

@@ -7,12 +7,14 @@ import json
 import socket
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import Decision
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.device import precision_type
@@ -53,13 +55,14 @@ def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> N
             batch_size=128,
             precision=precision_type("auto", process.device),
         )
+    evaluation = replace(evaluation, decision=Decision.from_dict(checkpoint.decision))
     photos = [samples.photo(i).tobytes() for i in range(number)]
     answers = []
     for begin in range(0, number, 7):
         reply = server.post(as_batch(photos[begin : begin + 7]), "application/json")
         assert reply.status == 200
         answers += reply.json["predictions"]
-    wanted = evaluation.predicted[:number].tolist()
+    wanted = evaluation.predicted(checkpoint.classes)[:number].tolist()
     assert [checkpoint.classes.index(answer["count"]) for answer in answers] == wanted
     for answer, probabilities in zip(answers, evaluation.probabilities, strict=False):
         assert [*answer["probabilities"].values()] == pytest.approx(probabilities, abs=1e-6)

@@ -317,6 +317,7 @@ def test_on_s3_it_is_the_same_beside_and_apart(tars: Path, tmp_path: Path, s3: s
         adopted(tars, f"{s3}/dataset")
 
 
+@pytest.mark.slow
 def test_the_command_adopts_in_many_processes(tars: Path, run: Command) -> None:
     result = run("bintally", "adopt", tars, check=True)
     assert "train            100 samples in 20 shards" in result.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bintally.dataset.manifest import SPLITS
 from sharding.planning.options import Options
-from tests.sharding.test_build import catalog, make, samples_in_tars, true_counts
+from tests.sharding.building.test_build import catalog, make, samples_in_tars, true_counts
 
 
 def test_the_real_photos_are_sharded_whole(abid: Path, tmp_path: Path) -> None:

@@ -161,11 +161,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "catalog.parquet: not readable: Unsupported cast from list",
     ),
     "a missing page": (
-        lambda d: change_summary(d, lambda s: s["files"].update({"README.md": "0" * 64})),
+        lambda d: (d / "README.md").unlink(),
         "README.md: missing",
     ),
     "a page that somebody has changed": (
-        lambda d: add_page(d).write_bytes(b"changed"),
+        lambda d: (d / "README.md").write_bytes(b"changed"),
         "README.md: its sha256 is not the one in dataset.json",
     ),
 }
@@ -194,15 +194,6 @@ def without_first(column: pa.ChunkedArray) -> pa.Array:
 
 def renumbered(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring(paths.cast(pa.string()), "000001", "000009")
-
-
-def add_page(folder: Path) -> Path:
-    """A file that `dataset.json` names, and that is no shard."""
-    page = folder / "README.md"
-    page.write_text("What this is.")
-    sha256 = hashlib.sha256(page.read_bytes()).hexdigest()
-    change_summary(folder, lambda s: s["files"].update({page.name: sha256}))
-    return page
 
 
 def change_summary(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -234,11 +225,6 @@ def test_what_a_build_had_no_time_to_remove_is_no_damage(damaged: Path) -> None:
     assert faults(damaged) == []
     (damaged / ".build/notes").write_bytes(b"x")
     assert faults(damaged) == [".build/notes: is no part of the dataset"]
-
-
-def test_what_dataset_json_names_beside_the_shards_is_part_of_the_dataset(damaged: Path) -> None:
-    add_page(damaged)
-    assert faults(damaged) == []
 
 
 def test_classes_may_be_names_that_the_json_holds(tmp_path: Path) -> None:

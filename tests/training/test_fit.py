@@ -57,8 +57,19 @@ def test_a_checkpoint_holds_what_the_design_says_and_nothing_that_runs(finished:
     value = torch.load(finished / "last.pt", weights_only=True)
     assert {"model", "optimizer", "schedule", "ema", "scaler", "random"} <= value.keys()
     assert {"epoch", "step", "config", "dataset", "classes", "preprocessing"} <= value.keys()
+    assert value["decision"].keys() == {"rule", "temperature"}
     assert value["classes"] == [0, 1, 2, 3, 4, 5]
     assert "shards" not in value["config"], "no path of the machine"
+
+
+def test_the_best_checkpoint_holds_what_counts_photos_and_no_more(finished: Path) -> None:
+    best = torch.load(finished / "best.pt", weights_only=True)
+    needed = ("model", "epoch", "config", "dataset", "classes", "preprocessing", "decision")
+    assert all(best[name] for name in needed)
+    for name in ("optimizer", "schedule", "ema", "scaler", "random", "sums"):
+        assert not best[name]
+    whole = (finished / "last.pt").stat().st_size
+    assert (finished / "best.pt").stat().st_size < whole / 2
 
 
 def test_the_same_seed_gives_the_same_weights(finished: Path, shards: Path, tmp_path: Path) -> None:

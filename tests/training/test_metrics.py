@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import confusion_matrix, is_better, most_frequent_count, summarize_counts
+from bintally.counting.decision import DECISION_RULES, decide
+from training.metrics import (
+    best_rule,
+    confusion_matrix,
+    count_errors,
+    is_better,
+    most_frequent_count,
+    summarize_counts,
+)
 
 CLASSES = [0, 1, 2, 3, 4, 5]
 answers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=100)
@@ -56,6 +64,33 @@ def test_no_samples_have_no_metrics() -> None:
     summary = summarize_counts(np.zeros((6, 6), np.int64), CLASSES, 3)
     assert summary["accuracy"] is None
     assert summary["baseline"]["rmse"] is None
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["accuracy", "within_one", "rmse", "mae"]))
+def test_no_rule_is_better_than_the_best_one(seed: int, metric: str) -> None:
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 6, 40)
+    probabilities = draw.dirichlet(np.full(6, 0.5), 40).astype(np.float32)
+    values = {
+        rule: count_errors(
+            confusion_matrix(labels, decide(probabilities, CLASSES, rule), 6), CLASSES
+        )[metric]
+        for rule in DECISION_RULES
+    }
+    best = best_rule(probabilities, labels, CLASSES, metric)
+    wanted = (max if metric in ("accuracy", "within_one") else min)(values.values())  # type: ignore[type-var]
+    assert values[best] == wanted
+    if values["argmax"] == wanted:
+        assert best == "argmax", "of equals, what everybody does"
+
+
+def test_where_there_is_nothing_to_choose_by_the_most_probable_class_is_answered() -> None:
+    shares = np.array([[0.4, 0.0, 0.3, 0.3]], np.float32)
+    label = np.array([2])
+    assert best_rule(shares, label, [0, 1, 2, 3], "rmse") == "mean"
+    assert best_rule(shares, label, [0, 1, 2, 3], "loss") == "argmax"
+    assert best_rule(shares, label, ["a", "b", "c", "d"], "accuracy") == "argmax"
+    assert best_rule(shares[:0], label[:0], [0, 1, 2, 3], "rmse") == "argmax"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])

@@ -69,7 +69,7 @@ def test_answers_are_names(named: Path, run_of_names: Path, tmp_path: Path) -> N
     assert set(blue.to_dict()) == {"label", "confidence", "probabilities"}
     assert damaged.label is None
     assert damaged.error is not None
-    answer = make_answer([0.1, 0.8, 0.1], NAMES, 3)
+    answer = make_answer([0.1, 0.8, 0.1], NAMES, "argmax", 3)
     assert answer["label"] == "blue"
     assert answer["verdict"] == "unsure"
     with pytest.raises(UsageError, match="tells names apart"):

@@ -119,16 +119,18 @@ def test_the_backbone_is_frozen_first_and_trained_after(shards: Path, tmp_path: 
 
 def test_the_averaged_weights_are_what_is_evaluated(shards: Path, tmp_path: Path) -> None:
     """A checkpoint answers as the metrics of its epoch say, whatever the recipe."""
-    config = settings(shards, tmp_path, trainable="head", ema=0.9, lr=0.03, loss="ordinal")
-    fitted = fit(config)
+    recipe = {"trainable": "head", "ema": 0.9, "lr": 0.03, "loss": "ordinal", "epochs": 1}
+    fitted = fit(settings(shards, tmp_path, **recipe))
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == fitted.best["validation"]["accuracy"]
     assert evaluation["loss"] == pytest.approx(fitted.best["validation"]["loss"], abs=1e-6)
-    checkpoint, _ = read_checkpoint(tmp_path / "best.pt")
-    assert checkpoint.ema is not None
-    assert checkpoint.ema.keys() == {k for k in checkpoint.model if k.startswith("head.")}
-    built = checkpoint.build()[0].state_dict()
-    assert all(torch.equal(built[name], checkpoint.ema[name]) for name in checkpoint.ema)
+    (last, _), (best, _) = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("last", "best"))
+    assert last.ema is not None
+    assert last.ema.keys() == {k for k in last.model if k.startswith("head.")}
+    built = last.build()[0].state_dict()
+    assert all(torch.equal(built[name], last.ema[name]) for name in last.ema)
+    assert best.ema is None
+    assert all(torch.equal(built[name], best.model[name]) for name in built)
 
 
 def test_a_run_ends_when_nothing_gets_better(shards: Path, tmp_path: Path) -> None:

@@ -32,15 +32,15 @@ def test_a_worker_lies_on_one_node(
     assert trials_at_a_time(nodes, worker, workers) == trials
 
 
-ROOM = """
+RESOURCES = """
 import sys
 from pathlib import Path
 from bintally.ray_cluster import connect
 from tuning.config import SearchConfig
-from tuning.cluster import Room
+from tuning.cluster import Resources
 connect(sys.argv[1])
-room = Room.of(SearchConfig(shards="", output=Path(), device="cuda"), heads=False)
-print(room.gpus, room.concurrency)
+resources = Resources.of(SearchConfig(shards="", output=Path(), device="cuda"), heads=False)
+print(resources.gpus, resources.concurrency)
 """
 
 
@@ -50,7 +50,7 @@ def test_a_cluster_without_workers_is_asked_for_one(adds: Mapping[str, float] | 
     """As tuning/cluster.yaml's is at first; one that nothing adds nodes to is not waited for."""
     with ray_cluster(1, adds=adds) as cluster:
         done = subprocess.run(
-            [sys.executable, "-c", ROOM, cluster.address],
+            [sys.executable, "-c", RESOURCES, cluster.address],
             cwd=REPOSITORY,
             env=dict(cluster.environment),
             capture_output=True,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bintally.dataset.labels import Classes
 from bintally.storage.place import TEMPORARY_SUFFIX
 from bintally.terminal.progress import say
 from training.config import FitConfig
@@ -104,7 +105,7 @@ class Debugger:
         self,
         history: list[dict[str, Any]],
         evaluation: Evaluation | None,
-        num_classes: int,
+        classes: Classes,
         *,
         last: bool,
     ) -> str:
@@ -127,7 +128,8 @@ class Debugger:
         if evaluation is not None:
             from training.metrics import confusion_matrix
 
-            matrix = confusion_matrix(evaluation.labels, evaluation.predicted, num_classes)
+            answers = evaluation.predicted(classes)
+            matrix = confusion_matrix(evaluation.labels, answers, len(classes))
             records.confusion = matrix.tolist()
         before = {finding.rule for finding in self.findings if finding.found}
         self.findings = apply_rules(records)

@@ -25,7 +25,7 @@ import numpy as np
 
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.counting.counter import Counter
-from bintally.counting.decision import Answer, decide
+from bintally.counting.decision import Answer
 from bintally.dataset.labels import are_counts
 from bintally.dataset.manifest import open_tars, read_dataset
 from bintally.dataset.samples import Samples
@@ -263,7 +263,8 @@ def count_part(job: BulkJob, begin: int, end: int) -> bytes:
     done = 0
     for counted in counter.count_ahead(batches()):
         for scores in counted:
-            rows[pending[done]] |= _columns(decide(scores, counter.classes))
+            answer = Answer.of(scores, counter.classes, counter.decision.rule)
+            rows[pending[done]] |= _columns(answer)
             done += 1
     answers: list[tuple[str, Any]]
     answers = [("count", pa.int32()), ("confidence", pa.float32()), ("expected", pa.float64())]

@@ -6,6 +6,7 @@ Stretching to the model's size and normalising are in the file, so that it needs
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import PARTS, Decision, decide
 from bintally.errors import UsageError, WorkError
 from bintally.loading.preprocessing import Preprocessing
 from bintally.storage.folder import write_atomically
@@ -25,11 +27,17 @@ TOLERANCE = 1e-3
 
 
 class ExportedCounter(nn.Module):
-    """A model with its preprocessing inside."""
+    """A model with its preprocessing and its decision inside."""
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, classes: list[int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        classes: list[int],
+        decision: Decision,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.decision = model, decision
         self.size = preprocessing.image_size
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255)
@@ -46,8 +54,22 @@ class ExportedCounter(nn.Module):
         across = self._weights(photos.shape[2])
         # Rounded as the engines do, whose photos are bytes again after each direction.
         resized = (down @ (pixels @ across.T).round()).round()
-        probabilities = self.model((resized - self.mean) / self.std).softmax(1)
-        return self.classes[probabilities.argmax(1)], probabilities
+        logits = self.model((resized - self.mean) / self.std)
+        probabilities = (logits / self.decision.temperature).softmax(1)
+        return self.classes[self._decide(probabilities)], probabilities
+
+    def _decide(self, probabilities: Tensor) -> Tensor:
+        """As `decide` does, in operations that become a part of the file."""
+        if self.decision.rule == "argmax":
+            return probabilities.argmax(1)
+        parts = (probabilities * PARTS).round().long()
+        total = parts.sum(1, keepdim=True)
+        if self.decision.rule == "median":
+            passed = 2 * parts.cumsum(1) < total
+        else:
+            mean = (parts * self.classes).sum(1, keepdim=True)
+            passed = 2 * mean > total * (self.classes[:-1] + self.classes[1:])
+        return passed.long().sum(1)
 
     def _weights(self, length: int) -> Tensor:
         """What each pixel of the result takes of each of a row: (size, length), rows add up to 1.
@@ -72,7 +94,7 @@ def export(checkpoint_file: Path, output: Path) -> float:
     checkpoint, and `WorkError` where the file would not answer as the model does.
     """
     try:
-        import onnx  # noqa: F401 (PyTorch's exporter wants it)
+        import onnx
         import onnxruntime
     except ImportError as error:
         raise UsageError(
@@ -86,7 +108,8 @@ def export(checkpoint_file: Path, output: Path) -> float:
             f"{checkpoint_file}: tells names apart, and an ONNX file of ours answers with counts"
         )
     model, preprocessing = checkpoint.build()
-    counter = ExportedCounter(model, preprocessing, classes).eval()
+    decision = Decision.from_dict(checkpoint.decision)
+    counter = ExportedCounter(model, preprocessing, classes, decision).eval()
     torch.manual_seed(0)
     # Larger and smaller than the model's input, wide and high; photos of one size share a batch.
     trials = [_photos(2, 300, 420), _photos(1, 333, 222), _photos(3, 24, 31)]
@@ -108,7 +131,11 @@ def export(checkpoint_file: Path, output: Path) -> float:
                 "probabilities": {0: "batch"},
             },
         )
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    file = onnx.load_from_string(buffer.getvalue())
+    told = {"classes": classes, **decision.to_dict()}
+    onnx.helper.set_model_props(file, {name: json.dumps(value) for name, value in told.items()})
+    data = file.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     worst = 0.0
     for photos in trials:
         counts, probabilities = session.run(None, {"photos": photos.numpy()})
@@ -116,15 +143,14 @@ def export(checkpoint_file: Path, output: Path) -> float:
             expected = counter(photos)[1]
         difference = (torch.from_numpy(probabilities) - expected).abs().max().item()
         worst = max(worst, difference)
-        agrees = all(
-            classes[row.argmax()] == count for row, count in zip(probabilities, counts, strict=True)
-        )
+        indices = decide(probabilities, classes, decision.rule)
+        agrees = [classes[index] for index in indices] == counts.tolist()
         if not agrees or not difference < TOLERANCE:
             raise WorkError(
                 f"{checkpoint_file}: its ONNX file would answer otherwise than the model does "
                 f"(a probability differs by {difference:.2g}); nothing was written"
             )
-    write_atomically(output, buffer.getvalue())
+    write_atomically(output, data)
     return worst
 
 

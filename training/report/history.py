@@ -28,6 +28,8 @@ def epoch_line(line: dict[str, Any], epochs: int) -> str:
         text += f"  validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.1%} "
         if validation["rmse"] is not None:
             text += f"RMSE {validation['rmse']:.3f} "
+        if (rule := validation["decision"]["rule"]) != "argmax":
+            text += f"by {rule} "
     return (
         f"{text.rstrip()}  {line['images_per_s']:,.0f} images/s, "
         f"{line['data_wait_share']:.0%} waiting for data"

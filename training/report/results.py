@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bintally.counting.decision import Decision
 from bintally.dataset.labels import Classes
 from bintally.dataset.samples import Samples
 from bintally.storage.folder import write_atomically
@@ -51,10 +53,12 @@ def write_results(
     sha256: str,
     baseline_count: int | str,
 ) -> dict[str, Any]:
-    """Writes `evaluation.json` and `report.html` into a folder; returns the former's value.
+    """Decides as the checkpoint does, and writes `evaluation.json` and `report.html` into a folder;
+    returns the former's value.
 
     Curves and findings come from the `metrics.jsonl` and `rules.json` that lie there, if any do.
     """
+    evaluation = replace(evaluation, decision=Decision.from_dict(checkpoint.decision))
     summary = {
         "split": samples.split,
         **evaluation.summarize(checkpoint.classes, baseline_count),
@@ -85,7 +89,7 @@ def _findings(file: Path) -> list[dict[str, Any]]:
 
 def _examples(evaluation: Evaluation, samples: Samples, classes: Classes) -> list[Example]:
     """A right answer of each class, and the wrong ones that the model was surest of."""
-    predicted = evaluation.predicted
+    predicted = evaluation.predicted(classes)
     right: list[int] = []
     wrong: list[int] = []
     for index, (label, answer) in enumerate(zip(evaluation.labels, predicted, strict=True)):

@@ -44,19 +44,20 @@ class CheckpointWriter:
 
         Raises what went wrong with an earlier one.
         """
-        copies: dict[int, Checkpoint] = {}
-        for file in files.values():
-            if isinstance(file, Checkpoint) and id(file) not in copies:
-                copies[id(file)] = Checkpoint(**_copy(vars(file)))
+        made: dict[int, torch.Tensor] = {}
+        copies = {
+            name: file if isinstance(file, bytes) else Checkpoint(**_copy(vars(file), made))
+            for name, file in files.items()
+        }
         copied = None
         if torch.cuda.is_initialized():
             copied = torch.cuda.current_stream().record_event()
         with self._changed:
             self._raise()
-            for name, file in files.items():
+            for name, file in copies.items():
                 # Out and in again: the order is that of the newest ones.
                 self._waiting.pop(name, None)
-                self._waiting[name] = file if isinstance(file, bytes) else copies[id(file)]
+                self._waiting[name] = file
             self._copied = copied
             self._changed.notify_all()
         if self._thread is None:
@@ -111,15 +112,8 @@ class CheckpointWriter:
                 self._changed.notify_all()
 
     def _write(self, files: Mapping[str, Checkpoint | bytes]) -> None:
-        made: dict[int, bytes] = {}
         for name, file in files.items():
-            if isinstance(file, Checkpoint):
-                # Last and best are the same one as often as not.
-                if id(file) not in made:
-                    made[id(file)] = checkpoint_bytes(file)
-                data = made[id(file)]
-            else:
-                data = file
+            data = file if isinstance(file, bytes) else checkpoint_bytes(file)
             self._folder.put(name, data)
             if self._mirror is not None:
                 self._copy_to(self._mirror, name, data)
@@ -136,18 +130,21 @@ class CheckpointWriter:
             self._not_mirrored.pop(name, None)
 
 
-def _copy(value: Any) -> Any:
-    """The same, its tensors on the CPU and independent of what becomes of them.
+def _copy(value: Any, made: dict[int, torch.Tensor]) -> Any:
+    """The same, its tensors on the CPU and independent of what becomes of them; those that are
+    `made` already, for last and best have most in common, are used again.
 
     What comes from a GPU is there when its stream has come so far: a thousand copies, each waited
     for, held a step up for a quarter of a second.
     """
     if isinstance(value, torch.Tensor):
-        on_gpu = value.is_cuda
-        copy = torch.empty_like(value, device="cpu", requires_grad=False, pin_memory=on_gpu)
-        return copy.copy_(value.detach(), non_blocking=on_gpu)
+        if id(value) not in made:
+            on_gpu = value.is_cuda
+            copy = torch.empty_like(value, device="cpu", requires_grad=False, pin_memory=on_gpu)
+            made[id(value)] = copy.copy_(value.detach(), non_blocking=on_gpu)
+        return made[id(value)]
     if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: _copy(item, made) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copy(item) for item in value)
+        return type(value)(_copy(item, made) for item in value)
     return value

@@ -101,9 +101,8 @@ def _go_on(
     config: FitConfig, dataset: str, held: Mapping[str, tuple[Place, Mapping[str, bytes]]]
 ) -> bytes:
     """The furthest checkpoint there is, which the run's folder has then."""
-    furthest, found, source = (0, 0), b"", "--run"
+    furthest, found, source, alone = (0, 0), b"", "--run", ""
     for flag, (place, files) in held.items():
-        # A run that was killed between its first two checkpoints has a best and no last one.
         data = files.get(LAST) or files.get(BEST)
         if data is None:
             if EVALUATION in files or REPORT in files:
@@ -111,9 +110,20 @@ def _go_on(
             continue
         checkpoint = parse_checkpoint(data, Path(str(place)))
         _check_same(config, checkpoint, dataset, f"{flag} {place}")
+        if not checkpoint.resumable:
+            # A run that was killed between its first two checkpoints has a best and no last one,
+            # and makes the same again. Behind a later best one is work that nobody said to lose.
+            if checkpoint.epoch > 1:
+                alone = f"{flag} {place}: holds the {BEST} of epoch {checkpoint.epoch}"
+            continue
         position = checkpoint.epoch, checkpoint.step
         if not found or position > furthest:
             furthest, found, source = position, data, flag
+    if alone and not found:
+        raise UsageError(
+            f"{alone}, and no {LAST} to go on from; bring that back, or name another place; "
+            "--restart deletes it"
+        )
     if source != "--run":
         mirror, files = held[source]
         folder = open_place(config.run)

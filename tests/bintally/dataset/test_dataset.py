@@ -109,7 +109,7 @@ def test_what_an_older_version_wrote_is_the_same_dataset(shards: Path) -> None:
     data = (shards / "dataset.json").read_bytes()
     older = {key: value for key, value in json.loads(data).items() if key != "files"}
     mine, theirs = Dataset.from_json(data), Dataset.from_json(json.dumps(older).encode())
-    assert mine.files.keys() == {"catalog.parquet"}
+    assert mine.files.keys() == {"catalog.parquet", "README.md", "croissant.json"}
     assert mine.sha256 == theirs.sha256
     assert json.loads(theirs.to_json()) == older
 

@@ -184,6 +184,7 @@ def test_bytes_that_go_to_a_gpu_are_the_rounded_pixels(bucket: Path) -> None:
     assert {0, 255} <= {*made[np.uint8].ravel().tolist()}, "cut off at both ends"
 
 
+@pytest.mark.slow
 def test_runs_may_be_augmented_and_not_in_turn(engine: Engine, photos: list[bytes]) -> None:
     """As training and validation are."""
     encoded = [np.frombuffer(data, np.uint8) for data in photos]

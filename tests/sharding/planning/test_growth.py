@@ -43,7 +43,7 @@ photos = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(photos, st.data(), st.sampled_from([Options(), Options(seed=3), Options(group="none")]))
 def test_no_earlier_photo_moves_and_no_near_copy_crosses(
     bucket: dict[str, tuple[int, list[str]]], data: st.DataObject, options: Options

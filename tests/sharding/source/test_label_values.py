@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bintally.dataset.labels import read_label
+from sharding.source.abid.metadata import MOST_ITEMS
 from sharding.source.label_values import BadLabel, Value, label_columns, read_label_values
-from sharding.source.metadata import MOST_ITEMS
 
 
 @pytest.mark.parametrize(

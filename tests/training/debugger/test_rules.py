@@ -285,6 +285,7 @@ def test_a_gpu_that_tells_nothing_of_itself_is_not_asked_again(
     assert len(records.cpu) == 4
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_trace_of_a_few_steps(shards: Path, tmp_path: Path) -> None:
     fit(settings(shards, tmp_path, epochs=2, profile=True))
     trace = json.loads((tmp_path / "trace.json").read_text())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import Decision
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
 from bintally.device import precision_type
@@ -59,7 +61,8 @@ def test_a_split_is_counted_as_evaluate_counts_it(
         len(samples),
         0,
     )
-    model, preprocessing = read_checkpoint(checkpoint)[0].build()
+    loaded, _ = read_checkpoint(checkpoint)
+    model, preprocessing = loaded.build()
     with joined("cpu") as process:
         evaluation = evaluate(
             model,
@@ -70,10 +73,11 @@ def test_a_split_is_counted_as_evaluate_counts_it(
             batch_size=128,
             precision=precision_type("auto", process.device),
         )
+    evaluation = replace(evaluation, decision=Decision.from_dict(loaded.decision))
     found = rows(output)
     assert [row["id"] for row in found] == samples.ids
     assert [row["label"] for row in found] == evaluation.labels.tolist()
-    assert [row["count"] for row in found] == evaluation.predicted.tolist()
+    assert [row["count"] for row in found] == evaluation.predicted(range(6)).tolist()
     for row, probabilities in zip(found, evaluation.probabilities, strict=True):
         answered = [row[f"probability_{count}"] for count in range(6)]
         # The last bits depend, on some CPUs, on how many photos are computed together.

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bintally.counting.checkpoint import read_checkpoint
+from bintally.counting.decision import DECISION_RULES, Decision, DecisionRule, decide
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
@@ -41,9 +42,10 @@ def test_photos_are_stretched_as_the_engines_do(size: tuple[int, int]) -> None:
             return images.mean((2, 3))
 
     photos = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
-    ExportedCounter(Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2])(
-        photos
+    exported = ExportedCounter(
+        Remembers(), Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), [0, 1, 2], Decision()
     )
+    exported(photos)
     expected = torch.nn.functional.interpolate(
         photos.permute(0, 3, 1, 2), (64, 64), mode="bilinear", antialias=True
     )
@@ -73,12 +75,13 @@ def test_the_file_counts_what_the_model_counts(
     photos = [samples.photo(i) for i in range(len(samples))]
     (images,) = engine.run([(photos, Draws.nothing(len(photos)))])
     with torch.inference_mode():
-        expected = model(images).softmax(1).numpy()
+        expected = Decision.from_dict(loaded.decision).probabilities(model(images)).numpy()
     for photo, probabilities in zip(photos, expected, strict=True):
         pixels = simplejpeg.decode_jpeg(photo.tobytes())[None]
         count, answered = session.run(None, {"photos": pixels})
         np.testing.assert_allclose(answered[0], probabilities, atol=5e-3)
-        assert count[0] == loaded.classes[answered[0].argmax()]
+        index = decide(answered, loaded.classes, loaded.decision["rule"])[0]
+        assert count[0] == loaded.classes[index]
 
 
 def test_the_count_is_no_class_index() -> None:
@@ -86,6 +89,7 @@ def test_the_count_is_no_class_index() -> None:
         CountNet(torch.nn.Flatten(), 12, 4, 3, "head", seed=0),
         Preprocessing(2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         [7, 8, 9],
+        Decision(),
     )
     counts, probabilities = counter(torch.zeros(1, 5, 5, 3, dtype=torch.uint8))
     assert counts.item() == 7 + probabilities.argmax().item()
@@ -95,3 +99,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Pa
     for name in "ab":
         assert export(checkpoint, tmp_path / name) < 1e-4
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("rule", DECISION_RULES)
+def test_the_file_decides_as_everybody_does(rule: DecisionRule) -> None:
+    """Of sixteenths, so that there are equals and middles."""
+    draw = np.random.default_rng(0)
+    sixteenths = draw.multinomial(16, np.full(5, 0.2), 3000).astype(np.float32) / 16
+    shares = np.concatenate([sixteenths, draw.dirichlet(np.ones(5), 3000).astype(np.float32)])
+    classes = [0, 1, 2, 5, 2**31 - 1]
+    preprocessing = Preprocessing(2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    counter = ExportedCounter(torch.nn.Identity(), preprocessing, classes, Decision(rule))
+    decided = counter._decide(torch.from_numpy(shares))
+    assert decided.tolist() == decide(shares, classes, rule).tolist()

@@ -23,7 +23,7 @@ def predictions(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]
 def test_predict_answers_with_the_count_that_evaluation_finds(
     finished: Path, shards: Path, bucket: Path, run: Command, tmp_path: Path
 ) -> None:
-    from tests.sharding.test_build import samples_in_tars
+    from tests.sharding.building.test_build import samples_in_tars
 
     ids = [id_ for id_, (split, *_) in samples_in_tars(shards).items() if split == "test"]
     photos = [bucket / f"bin-images/{id_}.jpg" for id_ in ids]
@@ -34,7 +34,6 @@ def test_predict_answers_with_the_count_that_evaluation_finds(
     for answer in answers:
         probabilities = answer["probabilities"]
         assert sum(probabilities.values()) == pytest.approx(1)
-        assert answer["confidence"] == max(probabilities.values())
         assert probabilities[str(answer["count"])] == answer["confidence"]
     run(
         *("training", "evaluate", "--checkpoint", finished / "best.pt", "--shards", shards),

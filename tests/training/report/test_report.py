@@ -56,6 +56,10 @@ def _evaluation(num_classes: int = 6, empty: int | None = None) -> dict[str, Any
         "confusion_matrix": matrix,
         "per_class": per_class,
         "baseline": {"count": 3, "accuracy": 0.249, "rmse": 1.35, "mae": 1.06, "within_one": 0.68},
+        "decision": {"rule": "argmax", "temperature": 1.25},
+        "argmax": {"accuracy": 0.4513, "rmse": 1.0, "mae": 0.7, "within_one": 0.86},
+        "ece": 0.031,
+        "ece_uncalibrated": 0.122,
         "checkpoint": {"epoch": 2, "sha256": "c" * 64},
         "dataset": "d" * 64,
     }

@@ -143,12 +143,40 @@ def test_a_torchrun_job_all_of_whose_nodes_were_replaced_goes_on(
     assert look(replace(config, restart=True)) is None, "an id in a script is used again"
 
 
-def test_a_run_killed_between_its_first_two_checkpoints_goes_on(unfinished: Copied) -> None:
+def test_a_run_killed_between_its_first_two_checkpoints_makes_them_again(
+    unfinished: Copied,
+) -> None:
     config = unfinished(resume=True)
+    best = (config.run / "best.pt").read_bytes()
     (config.run / "last.pt").unlink()
-    assert look(config) == (1, 0)
+    assert look(config) is None
     with pytest.raises(UsageError, match="--resume goes on"):
         look(replace(config, resume=False))
+    with pytest.raises(UsageError, match=r"--lr .* became 0\.5"):
+        look(replace(config, lr=0.5))
+    fit(config, be_terminated)
+    assert (config.run / "best.pt").read_bytes() == best
+
+
+def test_a_run_that_has_lost_its_last_checkpoint_keeps_its_best_one(unfinished: Copied) -> None:
+    config = unfinished(resume=True)
+    mirror = config.run.with_name("mirror")
+    shutil.copytree(config.run, mirror)
+    best, _ = read_checkpoint(config.run / "best.pt")
+    (config.run / "best.pt").write_bytes(checkpoint_bytes(replace(best, epoch=2)))
+    (config.run / "last.pt").unlink()
+    before = contents(config.run)
+    with pytest.raises(UsageError, match=r"best\.pt of epoch 2, and no last\.pt to go on from"):
+        look(config)
+    assert contents(config.run) == before
+    assert look(replace(config, mirror=str(mirror))) == (1, 1), "the mirror has it"
+
+
+def test_a_best_checkpoint_of_an_older_version_is_gone_on_with(unfinished: Copied) -> None:
+    """It held all that the last one did."""
+    config = unfinished(resume=True)
+    (config.run / "last.pt").replace(config.run / "best.pt")
+    assert look(config) == (1, 1)
 
 
 OURS = st.sampled_from(RUN_FILES)

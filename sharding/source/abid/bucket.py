@@ -15,10 +15,10 @@ from bintally.storage.place import Entry, Place
 from bintally.terminal.progress import Progress
 from sharding.columns import rows_at, sorted_by_id
 from sharding.distribute import Distributor
+from sharding.source.abid.metadata_cache import CHUNK, Chunk, kept_file, read_kept
+from sharding.source.abid.metadata_job import MetadataJob, parsed_schema
 from sharding.source.fetch import fetch
 from sharding.source.ids import NOT_UTF8, OTHER_IMAGES
-from sharding.source.metadata_cache import CHUNK, Chunk, kept_file, read_kept
-from sharding.source.metadata_job import MetadataJob, parsed_schema
 from sharding.source.rows import SourceRows, source_schema
 from sharding.tar import LONGEST_ID
 

@@ -11,8 +11,8 @@ import simplejpeg
 from bintally.storage.folder import Folder
 from tests.conftest import Command
 from tests.mutations import encodings, mutated_metadata, mutated_photos
+from tests.sharding.building.test_build import samples_in_tars
 from tests.sharding.builds import catalog_rows
-from tests.sharding.test_build import samples_in_tars
 
 STATUSES = {"sharded", "quarantined"}
 
@@ -64,6 +64,7 @@ def check(rows: dict[str, SimpleNamespace], folder: Path, number: int) -> None:
         assert simplejpeg.decode_jpeg(photo, strict=True).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_hundreds_of_mutated_photos_and_files_are_sharded_or_put_aside(
     bucket: Path, shards: Path, tmp_path: Path, run: Command
 ) -> None:

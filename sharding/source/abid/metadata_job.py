@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bintally.storage.place import Entry, ObjectRefused, Place
+from sharding.source.abid.metadata import BadMetadata, parse_metadata
+from sharding.source.abid.metadata_cache import Chunk, keep
 from sharding.source.fetch import fetch
-from sharding.source.metadata import BadMetadata, parse_metadata
-from sharding.source.metadata_cache import Chunk, keep
 from sharding.threads import map_in_threads
 
 if TYPE_CHECKING:

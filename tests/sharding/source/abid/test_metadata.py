@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharding.source.metadata import BadMetadata, parse_metadata
+from sharding.source.abid.metadata import BadMetadata, parse_metadata
 
 
 def test_the_count_is_the_expected_quantity_whatever_the_products_add_up_to() -> None:

@@ -1,0 +1,1 @@
+"""ABID's layout: photos, and a JSON file beside each."""
