@@ -189,7 +189,9 @@ def _read_metadata(
         each = max(1, connections // at_a_time)
         jobs = (MetadataJob(source, chunk(number), each) for number in missing)
         for number, batch, name in distributor.run(jobs):
-            batches[number], kept[number] = batch, name
+            # A copy in Arrow's memory. What comes from another process is Python's bytes, between
+            # which gaps would stay.
+            batches[number], kept[number] = batch.take(np.arange(len(batch))), name
             progress.update(len(batch))
     return pa.Table.from_batches(batches, parsed_schema()), kept
 
