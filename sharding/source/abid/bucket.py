@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bintally.errors import UsageError, WorkError
@@ -67,7 +69,9 @@ def read_abid(
     ids = table["id"].filter(pc.equal(table["status"], "sharded"))
     listed = rows_at(metadata, pc.index_in(ids, metadata["id"]))
     del metadata
-    parsed, kept = _read_metadata(source, listed, distributor, connections)
+    # Gone with the rows, at the latest when the process ends.
+    aside = tempfile.TemporaryDirectory(prefix="bintally-metadata-")
+    parsed, kept = _read_metadata(source, listed, distributor, connections, Path(aside.name))
     unread = parsed["reason"].filter(pc.is_null(parsed["sha256"]))
     if len(unread) and len(unread) == len(parsed):
         raise WorkError(
@@ -91,7 +95,7 @@ def read_abid(
         table = sorted_by_id(pa.concat_tables([table, others]))
     identity["sha256"] = _digest(sha256, table)
     place = pc.index_in(table["id"], ids).fill_null(-1).to_numpy()
-    json = _Metadata(source, listed, kept, end, place)
+    json = _Metadata(source, listed, aside, kept, end, place)
     return SourceRows(table, json, identity, is_abid=True)
 
 
@@ -164,7 +168,7 @@ def _unusable(id_: str) -> str:
 
 
 def _read_metadata(
-    source: Place, listed: pa.Table, distributor: Distributor, connections: int
+    source: Place, listed: pa.Table, distributor: Distributor, connections: int, aside: Path
 ) -> tuple[pa.Table, list[str | None]]:
     """What metadata files hold, and which chunks of them this machine has kept: what was kept is
     taken, the rest fetched and kept."""
@@ -182,16 +186,16 @@ def _read_metadata(
         for some in map(chunk, numbers):
             batch = read_kept(some, parsed_schema())
             batches.append(batch)
-            kept.append(None if batch is None else some.name)
+            kept.append(None if batch is None else some.stem)
             progress.update(0 if batch is None else len(batch))
         missing = [number for number in numbers if batches[number] is None]
         at_a_time = min(distributor.workers, max(1, len(missing)))
         each = max(1, connections // at_a_time)
-        jobs = (MetadataJob(source, chunk(number), each) for number in missing)
-        for number, batch, name in distributor.run(jobs):
+        jobs = (MetadataJob(source, chunk(number), each, aside) for number in missing)
+        for number, batch, stem in distributor.run(jobs):
             # A copy in Arrow's memory. What comes from another process is Python's bytes, between
             # which gaps would stay.
-            batches[number], kept[number] = batch.take(np.arange(len(batch))), name
+            batches[number], kept[number] = batch.take(np.arange(len(batch))), stem
             progress.update(len(batch))
     return pa.Table.from_batches(batches, parsed_schema()), kept
 
@@ -211,6 +215,7 @@ class _Metadata:
 
     source: Place
     listed: pa.Table
+    aside: tempfile.TemporaryDirectory[str]
     kept: Sequence[str | None]
     end: NDArray[np.int32]
     """Where each of the listed files ends among those of its chunk that are kept."""
@@ -235,8 +240,8 @@ class _Files:
     kept: Sequence[tuple[str | None, int, int]]
 
     def get(self, number: int) -> bytes:
-        name, begin, end = self.kept[number]
-        data = None if name is None else kept_file(name, begin, end)
+        stem, begin, end = self.kept[number]
+        data = None if stem is None else kept_file(stem, begin, end)
         if data is None:
             row = self.listed.slice(number, 1).to_pylist()[0]
             data = fetch(self.source, Entry(*row.values()))

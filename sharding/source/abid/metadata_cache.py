@@ -1,10 +1,9 @@
 """Metadata that was read once is kept: neither another build of the same bucket nor the job that
 writes a sample's shard fetches it again.
 
-Only of objects whose version is the MD5 of their content, as S3's ETags mostly are: that is checked
-before anything is kept, so what is found later is what the object holds, wherever it lies. Sizes
-and times prove nothing (two folders unpacked from reproducible archives agree in both), and a
-folder's files are read again in no time.
+Later builds find only objects whose version is the MD5 of their content, as S3's ETags mostly are:
+that is checked before anything is kept, so what is found is what the object holds, wherever it
+lies. Sizes and times prove nothing (two folders unpacked from reproducible archives agree in both).
 
 The files lie in the user's cache folder, two for a thousand metadata objects: what was understood,
 and, compressed, what was read. They are named by a
@@ -55,14 +54,15 @@ class Chunk:
         return [Entry(*values) for values in zip(*self.listed.to_pydict().values(), strict=True)]
 
     @cached_property
-    def name(self) -> str:
-        """Of its file, if it is kept."""
+    def stem(self) -> str:
+        """The path of its files, if it is kept, without their suffix."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         path, size, version = self.listed.columns
         lines = pc.binary_join_element_wise(path, size.cast(pa.string()), version, " ").to_pylist()
-        return hashlib.sha256("\n".join([FORMAT, *lines, ""]).encode()).hexdigest()
+        name = hashlib.sha256("\n".join([FORMAT, *lines, ""]).encode()).hexdigest()
+        return str(cache_folder() / "metadata" / name)
 
 
 def read_kept(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch | None:
@@ -70,7 +70,7 @@ def read_kept(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch | None:
     import pyarrow as pa
 
     try:
-        with pa.OSFile(str(_path(chunk.name, PARSED))) as file:
+        with pa.OSFile(f"{chunk.stem}{PARSED}") as file:
             batch = pa.ipc.open_file(file).get_batch(0)
     except FileNotFoundError:
         return None
@@ -79,25 +79,30 @@ def read_kept(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch | None:
     return batch if batch.schema == schema and len(batch) == len(chunk.listed) else None
 
 
-def kept_file(name: str, begin: int, end: int) -> bytes | None:
-    """The bytes of a metadata file of a kept chunk, or None if it is kept no more."""
+def kept_file(stem: str, begin: int, end: int) -> bytes | None:
+    """The bytes of a metadata file of a kept chunk, or None if it is not kept here."""
     try:
-        with _path(name, FILES).open("rb") as file:
+        with Path(f"{stem}{FILES}").open("rb") as file:
             return zlib.decompress(os.pread(file.fileno(), end - begin, begin))
     except (OSError, zlib.error):
         return None
 
 
-def keep(chunk: Chunk, parsed: pa.RecordBatch, contents: Sequence[bytes]) -> pa.RecordBatch | None:
-    """Keeps what the objects of a chunk hold, if their versions prove it.
+def keep(
+    chunk: Chunk, parsed: pa.RecordBatch, contents: Sequence[bytes], aside: Path
+) -> tuple[str, pa.RecordBatch] | None:
+    """Keeps what the objects of a chunk hold: where their versions prove it for later builds, else
+    in the folder `aside`, if that is on this machine, for the one that reads it now.
 
-    Returns `parsed` with the column `end` filled in: where each file, compressed, ends among the
-    chunk's; None where nothing is kept.
+    Returns the stem, and `parsed` with the column `end` filled in: where each file, compressed,
+    ends among the chunk's. None where nothing is kept.
     """
     import pyarrow as pa
 
-    if not all(map(_is_proved, chunk.listed["version"].to_pylist(), contents)):
+    proved = all(map(_is_proved, chunk.listed["version"].to_pylist(), contents))
+    if not proved and not aside.is_dir():
         return None
+    stem = chunk.stem if proved else str(aside / str(chunk.number))
     files = [zlib.compress(content, 1) for content in contents]
     ends = pa.array(itertools.accumulate(map(len, files)), pa.int32())
     parsed = parsed.set_column(parsed.schema.get_field_index("end"), "end", ends)
@@ -106,17 +111,14 @@ def keep(chunk: Chunk, parsed: pa.RecordBatch, contents: Sequence[bytes]) -> pa.
         writer.write_batch(parsed)
     # A full disk is no reason to end: what is not kept is fetched again.
     with contextlib.suppress(WorkError):
-        write_atomically(_path(chunk.name, FILES), *files)
-        write_atomically(_path(chunk.name, PARSED), sink.getvalue())
-        return parsed
+        write_atomically(Path(f"{stem}{FILES}"), *files)
+        if proved:
+            write_atomically(Path(f"{stem}{PARSED}"), sink.getvalue())
+        return stem, parsed
     return None
 
 
 PARSED, FILES = ".arrow", ".zlib"
-
-
-def _path(name: str, suffix: str) -> Path:
-    return cache_folder() / "metadata" / f"{name}{suffix}"
 
 
 def _is_proved(version: str, content: bytes) -> bool:

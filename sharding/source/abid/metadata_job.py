@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bintally.storage.place import Entry, ObjectRefused, Place
@@ -45,9 +46,11 @@ class MetadataJob:
     chunk: Chunk
     connections: int
     """Requests in flight."""
+    aside: Path
+    """A folder for what is kept until the build ends."""
 
     def run(self) -> tuple[int, pa.RecordBatch, str | None]:
-        """The chunk's number, what its files hold, and the chunk's name if they were kept."""
+        """The chunk's number, what its files hold, and the stem under which they are kept."""
         import pyarrow as pa
 
         entries = self.chunk.entries()
@@ -56,10 +59,10 @@ class MetadataJob:
         columns = {name: [row.get(name) for row in rows] for name in parsed_schema().names}
         parsed = pa.record_batch(columns, schema=parsed_schema())
         contents = [file for file in files if isinstance(file, bytes)]
-        kept = keep(self.chunk, parsed, contents) if len(contents) == len(files) else None
-        if kept is None:
-            return self.chunk.number, parsed, None
-        return self.chunk.number, kept, self.chunk.name
+        whole = len(contents) == len(files)
+        kept = keep(self.chunk, parsed, contents, self.aside) if whole else None
+        stem, parsed = kept or (None, parsed)
+        return self.chunk.number, parsed, stem
 
     def _read(self, entry: Entry) -> bytes | str:
         """A file's bytes, or why they could not be had."""
