@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pytest
 
 import bintally.storage.s3.prefix
+from bintally.storage.folder import Folder
 from bintally.storage.opening import open_place
 from bintally.storage.s3.rate_limiter import RateLimiter
 from sharding.build import build
@@ -86,6 +88,22 @@ def test_metadata_is_fetched_once_for_any_number_of_builds(
         sharded = pc.equal(again.table["status"], "sharded").to_numpy()
         own = again.json.take(np.flatnonzero(sharded)[:3])
         assert all(json.loads(own.get(number)) for number in range(3))
+
+
+def test_a_build_fetches_each_object_once_whatever_its_versions_prove(
+    bucket: Path, shards: Path, tmp_path: Path
+) -> None:
+    fetched = Counter[str]()
+
+    class Counting(Folder):
+        def get(self, path: str) -> bytes:
+            fetched[path] += 1
+            return super().get(path)
+
+    source, destination = Counting(bucket), open_place(tmp_path / "made")
+    build(source, destination, OPTIONS, distributor=Processes(1), connections=4)
+    assert contents(tmp_path / "made") == contents(shards)
+    assert {*fetched.values()} == {1}
 
 
 def test_metadata_that_changed_is_fetched_again(
