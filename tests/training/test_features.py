@@ -189,6 +189,7 @@ def test_features_from_s3_take_each_shard_once_through_a_small_cache(
     assert np.array_equal(features.values, here.values)
 
 
+@pytest.mark.slow
 def test_a_heads_trial_on_s3_is_the_training_of_a_winner(
     shards_on_s3: str, small_shards: Path, tmp_path: Path, own_cache: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_part_belongs_to_the_run(shards: Path, tmp_path: Path) -> None:
         fit(replace(config, run=tmp_path / "none", where="count > 99"))
 
 
+@pytest.mark.slow
 def test_a_head_learns_a_part_from_its_features_as_from_its_photos(
     shards: Path, tmp_path: Path
 ) -> None:

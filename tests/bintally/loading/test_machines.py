@@ -97,6 +97,7 @@ def test_machines_fetch_their_share_and_see_the_same_steps(
             assert fetched <= 1.15 * total / machines
 
 
+@pytest.mark.slow
 def test_a_machines_ranks_share_what_it_fetches(
     many_shards: Path, s3: str, open_loader: Open, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_build_fetches_each_object_once_whatever_its_versions_prove(
     assert {*fetched.values()} == {1}
 
 
+@pytest.mark.slow
 def test_metadata_that_changed_is_fetched_again(
     bucket_on_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_the_count_is_no_class_index(bucket: Path, tmp_path: Path, finished: Pat
     assert answer["expected"] == pytest.approx(plain["expected"] + 10)
 
 
+@pytest.mark.slow
 def test_a_bad_photo_fails_alone(
     finished: Path, bucket: Path, tmp_path: Path, run: Command
 ) -> None:

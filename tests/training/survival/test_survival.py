@@ -244,6 +244,7 @@ def test_a_request_to_end_is_heeded_between_steps_and_in_evaluations() -> None:
         survival.pause()
 
 
+@pytest.mark.slow
 def test_a_lost_machine_costs_nothing_that_the_mirror_has(
     shards: Path, tmp_path: Path, s3: str
 ) -> None:
