@@ -176,7 +176,8 @@ def build(
             catalog = _read_catalog(found, lease, append)
             num_whole = _mend(maker, found.dataset, catalog)
             if append and rows.source != found.dataset.source:
-                result = _make(maker, found, make_plan(rows, options, catalog), found.dataset)
+                plan = make_plan(rows, options, catalog, found.dataset.classes)
+                result = _make(maker, found, plan, found.dataset)
             else:
                 discard_unfinished(found, lease)
                 result = _describe_complete(found.dataset, catalog, listed, num_whole)

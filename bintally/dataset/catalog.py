@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["encode_catalog", "read_catalog"]
+__all__ = ["conform", "encode_catalog", "read_catalog"]
 
 
 def encode_catalog(table: pa.Table) -> bytes:
@@ -17,22 +17,37 @@ def encode_catalog(table: pa.Table) -> bytes:
     The columns that every catalog has come first, null where `table` lacks one; its other columns
     follow as they are.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema()
-    columns = {
-        field.name: table[field.name].cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in schema
-    }
-    columns |= {name: table[name] for name in table.column_names if name not in columns}
+    others = [name for name in table.column_names if name not in _schema().names]
+    whole = conform(table, _schema())
+    for name in others:
+        whole = whole.append_column(table.schema.field(name), table[name])
     sink = io.BytesIO()
     # In one piece each, for how a column is cut into chunks would show in the bytes.
-    whole = pa.table(columns).combine_chunks().unify_dictionaries()
+    whole = whole.combine_chunks().unify_dictionaries()
     pq.write_table(whole.replace_schema_metadata(None), sink, compression="zstd")
     return sink.getvalue()
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, in its types: those of a table, null where it lacks one.
+
+    Raises `ValueError`, naming the column, where one is of a type that does not become the other.
+    """
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(len(table), field.type))
+            continue
+        try:
+            columns.append(table[field.name].cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            was = table.schema.field(field.name).type
+            raise ValueError(f"the column {field.name} is {was}, not {field.type}") from error
+    return pa.table(columns, schema=schema)
 
 
 def read_catalog(data: bytes) -> pa.Table:

@@ -248,8 +248,9 @@ class Samples:
         paths = table["shard"].to_pylist()
         if strange := {*paths} - first_of.keys():
             raise WorkError(
-                f"{self._place}/{CATALOG}: names the shard {strange.pop()}, which the dataset does "
-                f"not have; `bintally verify {self._place}` lists all damage"
+                f"{self._place}/{CATALOG}: names the shard {min(strange)}, which the dataset does "
+                "not have; if a `bintally build --append` was interrupted, run it again, else "
+                f"`bintally verify {self._place}` lists all damage"
             )
         rows = np.array([first_of[path] for path in paths], np.int64)
         rows += table["position"].to_numpy()

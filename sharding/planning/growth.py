@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bintally.dataset.catalog import conform
 from bintally.dataset.manifest import SPLITS
+from bintally.errors import UsageError
 from sharding.columns import sorted_by_id
 from sharding.planning.selection import NOT_TAKEN
 
@@ -36,21 +38,24 @@ def held_splits(table: pa.Table) -> NDArray[np.int8]:
 
 def with_earlier(source: pa.Table, catalog: pa.Table) -> pa.Table:
     """The rows of a source, and in their place those that are in the shards of `catalog`, be they
-    still in the source or not. What --fraction or --limit left out stays out."""
+    still in the source or not. What --fraction or --limit left out stays out.
+
+    Raises `UsageError` where a column of the labels is of another type now.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = [*source.column_names, *WRITTEN]
-    types = {field.name: field.type for field in (*source.schema, *_written_fields())}
+    fields = {field.name: field for field in (*source.schema, *_written_fields())}
+    fields |= {field.name: field for field in catalog.schema if field.name not in fields}
 
     def shaped(table: pa.Table) -> pa.Table:
-        columns = {
-            name: table[name].cast(types[name])
-            if name in table.column_names
-            else pa.nulls(len(table), types[name])
-            for name in names
-        }
-        return pa.table(columns)
+        try:
+            return conform(table, pa.schema([*fields.values()]))
+        except ValueError as error:
+            raise UsageError(
+                f"--append: in the catalog of the dataset, {error}, which it is in the labels now; "
+                "write it as it was"
+            ) from error
 
     held = catalog.filter(pc.is_valid(catalog["shard"]))
     # A group that labels do not give is found anew, for a new photo may join two.

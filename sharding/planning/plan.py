@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bintally.dataset.labels import Classes
+from bintally.dataset.labels import Classes, are_counts
 from bintally.dataset.manifest import FORMAT, SPLITS
 from bintally.errors import UsageError
 from sharding.columns import rows_at
@@ -62,11 +62,17 @@ class Plan:
     """The same for a split that pays no heed to neighbours."""
 
 
-def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = None) -> Plan:
+def make_plan(
+    source: SourceRows,
+    options: Options,
+    earlier: pa.Table | None = None,
+    known: Classes | None = None,
+) -> Plan:
     """Decides every row's fate but for what decoding may still find.
 
-    `earlier` is the catalog of a dataset that grows: what is in its shards stays there, and the
-    shards that are planned are the new ones. Raises `UsageError` where nothing is left to shard.
+    `earlier` is the catalog of a dataset that grows, and `known` are its classes: what is in its
+    shards stays there, and the shards that are planned are the new ones. Raises `UsageError` where
+    nothing is left to shard, or where what is new does not go with what is there.
     """
     import numpy as np
     import pyarrow.compute as pc
@@ -79,9 +85,11 @@ def make_plan(source: SourceRows, options: Options, earlier: pa.Table | None = N
     # the same bin still.
     groups, names = group_photos(rows_at(table.select(GROUPING), places), options)
     good = rows_at(table.select(DECIDING), places)
+    if known is not None:
+        _refuse_another_kind(good, known)
     reasons = exclude(good, held >= 0, groups, names, listed, options)
     taken = np.flatnonzero(pc.is_null(reasons))
-    classes, class_of = _classes(rows_at(good, taken), options)
+    classes, class_of = _classes(rows_at(good, taken), options, known)
     told = np.where(held < 0, prescribed_splits(good), held)[taken]
     splits = _assign(class_of, groups[taken], names, held[taken], told, options)
     between = np.zeros(len(good), bool)
@@ -166,16 +174,31 @@ NONE, TWO = -1, -2
 """Stand for samples that belong to no split, and to two."""
 
 
-def _classes(taken: pa.Table, options: Options) -> tuple[Classes, NDArray[np.int32]]:
-    """What a model is to tell apart, and which of it each sample is."""
+def _refuse_another_kind(good: pa.Table, known: Classes) -> None:
+    """Raises `UsageError` where labels are counts and those of a dataset are names, or so."""
+    num_named = len(good) - good["label"].null_count
+    if num_named != (0 if are_counts(known) else len(good)):
+        now, then = ("names", "counts") if are_counts(known) else ("counts", "names")
+        raise UsageError(
+            f"--append: labels are {now}, and those of the dataset are {then}; build a dataset of "
+            "its own from what is new"
+        )
+
+
+def _classes(
+    taken: pa.Table, options: Options, known: Classes | None
+) -> tuple[Classes, NDArray[np.int32]]:
+    """What a model is to tell apart, and which of it each sample is. Names that are new come after
+    those that are `known`, for a sample's `.cls` holds the number of its name."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if taken["label"].null_count == len(taken):
         counts = taken["count"].to_numpy()
         return [*range(options.min_count, options.max_count + 1)], counts - options.min_count
-    names = taken["label"].unique()
-    names = names.take(pc.sort_indices(names))
-    return names.to_pylist(), pc.index_in(taken["label"], names).to_numpy()
+    first = [str(name) for name in known or ()]
+    names = [*first, *sorted({*taken["label"].unique().to_pylist()} - {*first})]
+    return names, pc.index_in(taken["label"], pa.array(names)).to_numpy()
 
 
 def _split_names(splits: NDArray[np.int8]) -> pa.Array:

@@ -180,6 +180,75 @@ def test_classes_that_are_names_are_built_loaded_and_grown(tmp_path: Path) -> No
     assert whole == {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
+def numbered(folder: Path) -> set[tuple[int, str]]:
+    """Each sample's number, for readers of others, and its name."""
+    found = set()
+    for path in folder.glob("*/*.tar"):
+        with tarfile.open(path) as tar:
+            files = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
+        for name, data in files.items():
+            if name.endswith(".cls"):
+                told = json.loads(files[name.replace(".cls", ".json")])
+                found.add((int(data), told["label"]))
+    return found
+
+
+def test_a_class_that_comes_later_changes_no_number_of_those_that_are_there(
+    tmp_path: Path,
+) -> None:
+    photos, folder = tmp_path / "photos", tmp_path / "made"
+    for kind in ("cat", "owl", "ant"):
+        if kind == "ant":
+            make(photos, folder)
+        (photos / kind).mkdir(parents=True)
+        for number in range(9):
+            data = image((number, 0, 0), "JPEG", number)
+            (photos / kind / f"{kind}{number}.jpg").write_bytes(data)
+    make(photos, folder, append=True)
+    assert read_dataset(folder).classes == ["cat", "owl", "ant"]
+    assert numbered(folder) == {(0, "cat"), (1, "owl"), (2, "ant")}
+    loader = bintally.Loader(folder, split="train", batch_size=1, image_size=32)
+    seen = {(int(batch.labels[0]), batch.ids[0][:3]) for batch in loader}
+    assert seen == {(0, "cat"), (1, "owl"), (2, "ant")}
+
+
+@pytest.mark.parametrize(
+    ("grown", "told"),
+    [
+        (
+            [{"id": "00041", "label": "two"}, {"id": "00042", "label": "3"}],
+            "labels are names, and those of the dataset are counts",
+        ),
+        (
+            [{"id": "00041", "label": 2, "aisle": 7}, {"id": "00042", "label": 3, "aisle": 8}],
+            "the column aisle is string, not int64",
+        ),
+    ],
+)
+def test_labels_that_do_not_go_with_those_that_are_there_are_refused(
+    grown: list[dict[str, Any]], told: str, bucket: Path, tmp_path: Path
+) -> None:
+    first = [{"id": f"{n:05d}", "label": n % 6, "aisle": "A"} for n in range(1, 30)]
+    folder = tmp_path / "made"
+    make(bucket, folder, labels=str(write(first, tmp_path / "first.csv")))
+    before = samples(folder)
+    with pytest.raises(UsageError, match=told):
+        make(bucket, folder, labels=str(write(grown, tmp_path / "grown.csv")), append=True)
+    assert samples(folder) == before
+
+
+def test_what_labels_said_before_stays_in_the_catalog(bucket: Path, tmp_path: Path) -> None:
+    first = [{"id": f"{n:05d}", "label": n % 6, "aisle": "A"} for n in range(1, 20)]
+    later = [{"id": f"{n:05d}", "label": n % 6} for n in range(1, 40)]
+    folder = tmp_path / "made"
+    make(bucket, folder, labels=str(write(first, tmp_path / "first.csv")))
+    held = {id_ for id_, row in catalog(folder).items() if row["shard"] is not None}
+    make(bucket, folder, labels=str(write(later, tmp_path / "later.csv")), append=True)
+    rows = catalog(folder)
+    assert {id_ for id_, row in rows.items() if row["aisle"] == "A"} == held
+    assert sum(row["shard"] is not None for row in rows.values()) > len(held)
+
+
 def test_a_column_says_what_belongs_together_and_another_which_split(
     bucket: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
