@@ -163,6 +163,9 @@ def _read_json_lines(data: bytes, name: str) -> pa.Table:
     reading = arrow_json.ReadOptions(block_size=BLOCK)
     try:
         table = arrow_json.read_json(io.BytesIO(data), reading)
+        for field in table.schema:
+            if str(field.type).count("<") > DEEPEST:
+                raise UsageError(f"{name}: {field.name!r} is nested deeper than {DEEPEST} levels")
         texts = pa.schema([f.with_type(kind) for f in table.schema if (kind := _as_text(f.type))])
         if len(texts):
             # What looks like a time was read as one, and how it was written would be lost.
@@ -201,7 +204,12 @@ def _why_no_json_lines(data: bytes, error: Exception) -> str:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_each_once)
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return f", line {number}: holds half of a surrogate pair, which is no text"
+        except KeyError as twice:
+            return f", line {number}: {twice} is there twice"
         except (ValueError, RecursionError):
             return f", line {number}: no JSON; each line must be a whole object"
         if not isinstance(value, dict):
@@ -217,6 +225,17 @@ def _why_no_json_lines(data: bytes, error: Exception) -> str:
     return f": cannot be read: {reason}"
 
 
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; `KeyError` where a name comes twice, of which no column can hold both."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyError(next(name for name in names if names.count(name) > 1))
+    return value
+
+
+DEEPEST = 40
+"""Levels of lists and objects in a value of JSON: a catalog is Parquet, whose readers take 49."""
 KINDS = {
     str: "a text",
     int: "a number",

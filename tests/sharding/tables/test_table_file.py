@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bintally.dataset.catalog import encode_catalog, read_catalog
 from bintally.errors import UsageError
 from bintally.storage.opening import open_place
 from sharding.tables.table_file import read_file, read_table_file
@@ -107,8 +108,14 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n{"a"\n', "a.jsonl, line 2: no JSON"),
         ("a.jsonl", b'[{"a": 1}]', "line 1: not an object"),
         ("a.jsonl", b'{"a": 1}\n\n{"a": "x"}', "line 3: 'a' is a text here and a number before"),
-        ("a.jsonl", b'{"a": 1, "a": 2}', "specified twice"),
-        ("a.jsonl", b'{"a": "\\ud800"}', "surrogate"),
+        ("a.jsonl", b'{"a": 1, "a": 2}', "line 1: 'a' is there twice"),
+        ("a.jsonl", b'{"a": "b"}\n{"a": "\\ud800"}', "line 2: holds half of a surrogate pair"),
+        (
+            "a.jsonl",
+            b'{"a": ' + b"[" * 41 + b"]" * 41 + b"}",
+            "'a' is nested deeper than 40 levels",
+        ),
+        ("a.jsonl", b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", "'a' is nested deeper"),
         ("a.jsonl", b'{"a": "\xe9"}', "line 1: not UTF-8"),
         ("a.jsonl", b"[" * 100_000, "line 1: no JSON"),
     ],
@@ -120,6 +127,12 @@ def test_what_is_no_table_is_told_in_a_line(
         read(tmp_path, name, data)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def test_whatever_may_be_nested_fits_a_catalog(tmp_path: Path) -> None:
+    table = read(tmp_path, "a.jsonl", b'{"a": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}")
+    data = encode_catalog(table.append_column("id", [["x"]]))
+    assert read_catalog(data)["a"].to_pylist() == table["a"].to_pylist()
 
 
 def test_a_quote_in_the_middle_of_a_value_is_a_quote(tmp_path: Path) -> None:
