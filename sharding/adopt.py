@@ -236,4 +236,4 @@ class _Own:
 
 
 def _shards(dataset: Dataset | None) -> list[Shard]:
-    return [] if dataset is None else [s for split in dataset.splits.values() for s in split.shards]
+    return [] if dataset is None else dataset.shards

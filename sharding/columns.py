@@ -24,7 +24,6 @@ def sorted_by_id(table: pa.Table) -> pa.Table:
     """The rows by their column `id` ascending, those of one id in the order that they have."""
     import pyarrow.compute as pc
 
-    # Stable, as `sort_indices` of a table is not said to be.
     return rows_at(table, pc.sort_indices(table["id"]))
 
 

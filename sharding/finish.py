@@ -14,7 +14,7 @@ from bintally.dataset.manifest import CATALOG, SPLITS, Dataset, Shard, Split
 from sharding.card.card import make_cards
 from sharding.planning.growth import WRITTEN
 from sharding.planning.plan import Plan
-from sharding.shard import ShardRecord
+from sharding.shard import ShardRecord, written_schema
 from sharding.source.rows import SourceRows
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _complete_rows(plan: Plan, records: Sequence[ShardRecord]) -> pa.Table:
     position = np.concatenate([np.empty(0, np.int32), *positions])
     paths = pa.array([record.shard.path for record in records], pa.string())
     inside = position >= 0
-    photos = pa.Table.from_batches([record.photos for record in records], _photos_schema())
+    photos = pa.Table.from_batches([record.photos for record in records], written_schema())
     new = {
         "shard": paths.take(pa.array(numbers, mask=~inside)),
         "position": pa.array(position, mask=~inside),
@@ -111,12 +111,6 @@ def _complete_rows(plan: Plan, records: Sequence[ShardRecord]) -> pa.Table:
     for name, column in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
-
-
-def _photos_schema() -> pa.Schema:
-    from sharding.shard import written_schema
-
-    return written_schema()
 
 
 def _split(name: str, plan: Plan, records: Sequence[ShardRecord], earlier: Dataset | None) -> Split:

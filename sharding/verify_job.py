@@ -37,8 +37,7 @@ class VerifiedShard:
     number: int
     """The job's."""
     ids: Sequence[str]
-    """Of the samples that the tar holds, in its order. No Arrow array: the first that a process
-    makes imports pandas, which takes longer than a shard."""
+    """Of the samples that the tar holds, in its order."""
     damage: Sequence[str]
     """A line for each."""
 

@@ -45,7 +45,7 @@ def _title(dataset: Dataset) -> str:
 
 
 def _summary(dataset: Dataset) -> str:
-    shards = [shard for split in dataset.splits.values() for shard in split.shards]
+    shards = dataset.shards
     label = "a count" if are_counts(dataset.classes) else "its class"
     megabytes = sum(shard.bytes for shard in shards) / 1e6
     return (

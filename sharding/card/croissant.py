@@ -125,7 +125,7 @@ def croissant(dataset: Dataset, columns: pa.Schema, title: str, summary: str) ->
 
 def _tars(dataset: Dataset) -> list[dict[str, Any]]:
     """The tars, and the files of one kind in all of them."""
-    shards = [shard for split in dataset.splits.values() for shard in split.shards]
+    shards = dataset.shards
     kind = "application/x-tar"
     if len(shards) <= MOST_TARS:
         tars = [

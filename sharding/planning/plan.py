@@ -98,9 +98,8 @@ def make_plan(
         # Without what is between them, groups are apart.
         related = rows_at(table.select(GROUPING), places)
         groups, names = group_photos(related, options, between)
-    at_random = assign_groups(
-        class_of, np.arange(len(taken)), good["id"].take(taken), *_how(options)
-    )
+    alone = np.arange(len(taken)), good["id"].take(taken)
+    at_random = assign_groups(class_of, *alone, options.split, options.seed, "split")
     leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
     del good, class_of, at_random
 
@@ -135,10 +134,6 @@ DECIDING = ["id", "count", "label", "split"]
 """Those that a plan is made from then."""
 
 
-def _how(options: Options) -> tuple[Sequence[float], int, str]:
-    return options.split, options.seed, "split"
-
-
 def _assign(
     class_of: NDArray[np.int32],
     groups: NDArray[np.int64],
@@ -165,7 +160,9 @@ def _assign(
     filled = np.zeros((len(SPLITS), num_classes), np.int64)
     placed = splits >= 0
     np.add.at(filled, (splits[placed], class_of[placed]), 1)
-    splits[free] = assign_groups(class_of[free], groups[free], names, *_how(options), filled)
+    splits[free] = assign_groups(
+        class_of[free], groups[free], names, options.split, options.seed, "split", filled
+    )
     splits[splits == TWO] = NONE
     return splits
 

@@ -13,6 +13,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.catalog import conform
+from sharding.columns import sorted_by_id
 from sharding.source.rows import SourceRows, source_schema
 
 if TYPE_CHECKING:
@@ -63,26 +65,14 @@ def assemble(table: pa.Table, extras: Mapping[str, str], numbers: Mapping[str, i
     """The rows of a source. `table` has columns of `source_schema`, those that it lacks being null,
     in rows of any order, and `extras`, which are called as these say in a sample's JSON. `numbers`
     begin the identity."""
-    import pyarrow as pa
-
-    columns = {
-        field.name: table[field.name].cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in source_schema()
-    }
-    columns |= {name: table[name] for name in extras}
-    rows = _distinct(_by_id(pa.table(columns)))
+    rows = conform(table, source_schema())
+    for name in extras:
+        rows = rows.append_column(name, table[name])
+    rows = _distinct(sorted_by_id(rows))
     # The version of an object is that of the place where it lies.
     digest = table_digest(rows.drop_columns(["version"]))
     known = LabelsJson(rows.select(["count", "label", *extras]), dict(extras))
     return SourceRows(rows, known, {**numbers, "sha256": digest})
-
-
-def _by_id(rows: pa.Table) -> pa.Table:
-    import pyarrow.compute as pc
-
-    return rows.combine_chunks().take(pc.sort_indices(rows["id"])).combine_chunks()
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
@@ -106,7 +96,7 @@ def _distinct(rows: pa.Table) -> pa.Table:
                 number += 1
             ids[row] = f"{id_} ({number})"
             taken[ids[row]] = 1
-    return _by_id(rows.set_column(0, "id", pa.chunked_array([ids], pa.string())))
+    return sorted_by_id(rows.set_column(0, "id", pa.chunked_array([ids], pa.string())))
 
 
 def table_digest(table: pa.Table) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from bintally.dataset.catalog import read_catalog
 from bintally.errors import WorkError
@@ -50,3 +54,23 @@ def catalog_rows(folder: Path) -> list[SimpleNamespace]:
     """The rows of a dataset's catalog, with the columns by name."""
     table = read_catalog((folder / "catalog.parquet").read_bytes())
     return [SimpleNamespace(**row) for row in table.to_pylist()]
+
+
+def dalis_own_reader(tars: Sequence[Path]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The jpg, cls and json of each sample of shards, without end, as DALI itself reads them."""
+    pytest.importorskip("nvidia.dali")
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def pipeline() -> Any:
+        outputs: Any = fn.readers.webdataset(
+            paths=[str(tar) for tar in tars],
+            index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
+            ext=["jpg", "cls", "json"],
+        )
+        return tuple(outputs)
+
+    reader = pipeline()
+    while True:
+        jpg, cls, metadata = (output.at(0).tobytes() for output in reader.run())
+        yield jpg, cls, metadata

@@ -35,8 +35,7 @@ def faults(folder: Path, *, decode: bool = False) -> list[str]:
 
 
 def shards_of(place: Path | str) -> list[Shard]:
-    splits = read_dataset(place).splits
-    return [shard for split in splits.values() for shard in split.shards]
+    return read_dataset(place).shards
 
 
 def test_a_whole_dataset_has_no_faults(shards: Path) -> None:

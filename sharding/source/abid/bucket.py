@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bintally.dataset.catalog import conform
 from bintally.errors import UsageError, WorkError
 from bintally.storage.place import Entry, Place
 from bintally.terminal.progress import Progress
@@ -146,12 +147,7 @@ def _pair(photos: pa.Table, metadata: pa.Table) -> pa.Table:
         "status": pc.if_else(odd, "quarantined", status),
         "reason": pc.replace_with_mask(reason, odd, complaints),
     }
-    return pa.table(
-        {
-            field.name: columns.get(field.name, pa.nulls(len(ids), field.type))
-            for field in source_schema()
-        }
-    )
+    return conform(pa.table(columns), source_schema())
 
 
 FLAT = rf"^[!-\-/-~]{{1,{LONGEST_ID}}}$"

@@ -47,7 +47,7 @@ class Chunk:
     """Some of a source's metadata objects, as they were listed."""
 
     number: int
-    listed: pa.Table
+    listed: pa.RecordBatch
     """Their `path`, `bytes` and `version`."""
 
     def entries(self) -> list[Entry]:

@@ -52,7 +52,7 @@ def test_two_epochs_from_s3_through_a_cache_of_a_quarter_of_the_dataset(
 ) -> None:
     place = CountingPlace(shards_on_s3)
     dataset = read_dataset(place)
-    limit = sum(shard.bytes for split in dataset.splits.values() for shard in split.shards) // 4
+    limit = sum(shard.bytes for shard in dataset.shards) // 4
     cache = ShardCache(tmp_path / "cache", limit)
     samples = Samples(place, dataset, "train", cache)
     engine = make_engine("cpu", PREPROCESSING, torch.device("cpu"), 4)

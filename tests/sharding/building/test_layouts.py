@@ -24,6 +24,7 @@ from sharding.build import Result, build
 from sharding.distribute import Processes
 from sharding.planning.options import Options
 from sharding.verify import verify
+from tests.sharding.building.test_build import catalog
 
 OPTIONS = Options(shard_samples=30, group="none")
 
@@ -49,10 +50,6 @@ def samples(folder: Path) -> dict[str, list[tuple[str, str]]]:
             if not name.endswith(".json")
         ]
     return found
-
-
-def catalog(folder: Path) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in pq.read_table(folder / "catalog.parquet").to_pylist()}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from sharding.card.card import CROISSANT, README, make_cards
 from sharding.tar import TarBuilder
 from tests.conftest import REPOSITORY, contents
 from tests.foreign_tars import COLOURS, photo
-from tests.sharding.builds import make
+from tests.sharding.builds import dalis_own_reader, make
 from tests.sharding.card.examples import OPTIONS, catalog_of, dataset_of
 
 NAMES = [*COLOURS]
@@ -275,23 +275,10 @@ def test_webdataset_reads_every_sample(folder: Path) -> None:
 
 
 def test_dalis_own_reader_reads_every_sample(folder: Path) -> None:
-    pytest.importorskip("nvidia.dali")
-    from nvidia.dali import fn, pipeline_def
-
-    tars = [str(path) for path in sorted(folder.glob("*/*.tar"))]
-    indexes = [path.removesuffix(".tar") + ".idx" for path in tars]
-
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
-    def pipeline() -> Any:
-        outputs: Any = fn.readers.webdataset(
-            paths=tars, index_paths=indexes, ext=["jpg", "cls", "json"]
-        )
-        return tuple(outputs)
-
-    reader = pipeline()
+    reader = dalis_own_reader(sorted(folder.glob("*/*.tar")))
     expected = sorted((s.photo, s.label, str(s.metadata)) for s in samples_of(folder).values())
     read = []
     for _ in expected:
-        jpg, cls, metadata = (output.at(0).tobytes() for output in reader.run())
+        jpg, cls, metadata = next(reader)
         read.append((jpg, int(cls), str(json.loads(metadata))))
     assert sorted(read) == expected
