@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.conftest import REPOSITORY
 
-__all__ = ["Cluster", "Node", "ray_cluster"]
+__all__ = ["Cluster", "Node", "end_marked", "free_port", "marked", "ray_cluster"]
 
 START_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -54,15 +54,7 @@ class Node:
 
     def processes(self) -> list[int]:
         """The ids of the node's processes, its workers among them."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if (
-                    folder.name.isdigit()
-                    and self._mark.encode() in (folder / "environ").read_bytes()
-                ):
-                    found.append(int(folder.name))
-        return found
+        return marked(self._mark)
 
     def runs(self, task: str) -> bool:
         """Whether a worker of the node is at a task, "ray::" and its function's name."""
@@ -77,11 +69,26 @@ class Node:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        while left := self.processes():
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.05)
+        end_marked(self._mark)
+
+
+def marked(mark: str) -> list[int]:
+    """The ids of the processes that have `mark`, NAME=VALUE, in their environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Kills the processes that have `mark` in their environment; returns when they are gone."""
+    while left := marked(mark):
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 class Cluster:
@@ -120,15 +127,15 @@ def ray_cluster(
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
         if token:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        address = f"{LOCALHOST}:{_free_port()}"
+        address = f"{LOCALHOST}:{free_port()}"
         size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         head = [
             "--head",
             f"--port={address.rpartition(':')[2]}",
             f"--include-dashboard={dashboard}",
         ]
-        head += [f"--ray-client-server-port={_free_port()}"]
-        jobs_port = _free_port()
+        head += [f"--ray-client-server-port={free_port()}"]
+        jobs_port = free_port()
         head += [f"--dashboard-port={jobs_port}"]
         if adds is not None:
             config = Path(name) / "autoscaling.json"
@@ -137,7 +144,7 @@ def ray_cluster(
             environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         nodes: list[Node] = []
         for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
-            agent = [f"--dashboard-agent-listen-port={_free_port()}"]
+            agent = [f"--dashboard-agent-listen-port={free_port()}"]
             node = Node([*role, *size, *agent], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
@@ -176,7 +183,8 @@ def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[st
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server((LOCALHOST, 0)) as free:
         port: int = free.getsockname()[1]
         return port

@@ -47,7 +47,7 @@ print(resources.gpus, resources.concurrency)
 @pytest.mark.slow
 @pytest.mark.parametrize("adds", [{"CPU": 1, "GPU": 1}, None])
 def test_a_cluster_without_workers_is_asked_for_one(adds: Mapping[str, float] | None) -> None:
-    """As tuning/cluster.yaml's is at first; one that nothing adds nodes to is not waited for."""
+    """As that of `ray up` is at first; one that nothing adds nodes to is not waited for."""
     with ray_cluster(1, adds=adds) as cluster:
         done = subprocess.run(
             [sys.executable, "-c", RESOURCES, cluster.address],
