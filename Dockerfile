@@ -32,7 +32,7 @@ WORKDIR /home/bintally
 EXPOSE 8080
 # Docker's and compose's, for a server; Kubernetes and SageMaker ask by themselves.
 HEALTHCHECK --start-period=60s --timeout=3s \
-  CMD wget -q -O /dev/null "http://127.0.0.1:${SAGEMAKER_BIND_TO_PORT:-8080}/ping" || exit 1
+  CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/ping"]
 # SIGTERM drains a server within SageMaker's 30 s, and Kubernetes'. There: readinessProbe GET /ping,
 # livenessProbe tcpSocket 8080, a memory-backed /dev/shm, a token in BINTALLY_TOKEN from a secret.
 CMD ["serve"]

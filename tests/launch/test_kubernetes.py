@@ -69,6 +69,7 @@ def test_ray_is_the_version_of_the_image(file: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_a_ray_job_runs_runs_on_ray(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
