@@ -24,7 +24,6 @@ from bintally.storage.lease import Lease
 from bintally.storage.opening import take_lease
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress, say
-from sharding.columns import rows_at
 from sharding.destination import (
     FILES,
     PLAN,
@@ -98,12 +97,10 @@ class _Maker:
         labels = label_texts(table, classes)
         # Which of the source's rows each one is.
         source_rows = pc.index_in(table["id"], self.rows.table["id"])
-        listed = self.rows.table.select(["path", "bytes", "version"])
 
         def job(shard: PlannedShard) -> ShardJob:
             rows = source_rows.take(shard.rows)
-            photos = rows_at(listed, rows)
-            photos = photos.append_column("id", table["id"].take(shard.rows))
+            photos = self.rows.photos(rows)
             photos = photos.append_column("label", labels.take(shard.rows)).combine_chunks()
             metadata = self.rows.json.take(rows.to_numpy())
             return ShardJob(

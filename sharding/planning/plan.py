@@ -78,10 +78,10 @@ def make_plan(
     nothing is left to shard, or where what is new does not go with what is there.
     """
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     listed = None if options.ids is None else read_ids(options.ids)
-    # Of a photo in ABID's layout the id says where it is.
     table = source.table.drop_columns(["version", "path"] if source.is_abid else ["version"])
     table = table if earlier is None else with_earlier(table, earlier)
     places = np.flatnonzero(pc.equal(table["status"], "sharded"))
@@ -116,10 +116,12 @@ def make_plan(
     table = _decide(
         table,
         places,
-        group=names.take(groups),
-        split=_split_names(split_of),
-        status=pc.if_else(pc.is_null(reasons), "sharded", "excluded"),
-        reason=reasons,
+        group=_coded(groups, names),
+        split=_coded(split_of, pa.array(SPLITS)),
+        status=_coded(
+            np.asarray(pc.is_valid(reasons)).astype(np.int8), pa.array(["sharded", "excluded"])
+        ),
+        reason=reasons.dictionary_encode(),
     )
     if not len(taken):
         raise UsageError(
@@ -203,13 +205,14 @@ def _classes(
     return names, pc.index_in(taken["label"], pa.array(names)).to_numpy()
 
 
-def _split_names(splits: NDArray[np.int8]) -> pa.Array:
+def _coded(codes: NDArray[np.integer], values: pa.Array) -> pa.DictionaryArray:
+    """Of each code the value at that place, null where there is none."""
     import pyarrow as pa
 
-    return pa.array(SPLITS).take(pa.array(splits, mask=splits < 0))
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
 
 
-def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> pa.Table:
+def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.DictionaryArray) -> pa.Table:
     """The table with what was decided of the rows at `places`; those of the others stay."""
     import numpy as np
     import pyarrow as pa
@@ -218,8 +221,9 @@ def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> 
     place = np.full(len(table), -1)
     place[places] = np.arange(len(places))
     at = pa.array(place, mask=place < 0)
-    for name in [*columns]:
-        decided = columns.pop(name).take(at)
+    del place
+    for name, column in columns.items():
+        decided = column.take(at).cast(pa.string())
         if name in ("status", "reason"):  # Of a group and a split, labels have only told a wish.
             decided = pc.coalesce(decided, table[name])
         table = table.set_column(table.schema.get_field_index(name), name, decided)
