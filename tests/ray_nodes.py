@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.conftest import REPOSITORY
 
-__all__ = ["Cluster", "Node", "ray_cluster"]
+__all__ = ["Cluster", "Node", "free_port", "ray_cluster"]
 
 START_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -108,9 +108,11 @@ def ray_cluster(
     dashboard: bool = False,
     token: str = "",
     adds: Mapping[str, float] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
-    yields, and none is left when it is over. Ray's autoscaler may add one that has `adds`."""
+    """Starts a head and `num_nodes - 1` further nodes of so many cores, all with these environment
+    variables; all know each other when it yields, and none is left when it is over. Ray's
+    autoscaler may add one that has `adds`."""
     with (
         # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name,
@@ -118,17 +120,18 @@ def ray_cluster(
     ):
         # A token of this machine's user would be asked for by the head, and not sent by clients.
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
+        environment |= variables or {}
         if token:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        address = f"{LOCALHOST}:{_free_port()}"
+        address = f"{LOCALHOST}:{free_port()}"
         size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         head = [
             "--head",
             f"--port={address.rpartition(':')[2]}",
             f"--include-dashboard={dashboard}",
         ]
-        head += [f"--ray-client-server-port={_free_port()}"]
-        jobs_port = _free_port()
+        head += [f"--ray-client-server-port={free_port()}"]
+        jobs_port = free_port()
         head += [f"--dashboard-port={jobs_port}"]
         if adds is not None:
             config = Path(name) / "autoscaling.json"
@@ -137,7 +140,7 @@ def ray_cluster(
             environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         nodes: list[Node] = []
         for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
-            agent = [f"--dashboard-agent-listen-port={_free_port()}"]
+            agent = [f"--dashboard-agent-listen-port={free_port()}"]
             node = Node([*role, *size, *agent], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
@@ -176,7 +179,7 @@ def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[st
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server((LOCALHOST, 0)) as free:
         port: int = free.getsockname()[1]
         return port
