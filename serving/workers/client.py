@@ -33,10 +33,14 @@ class Worker:
     ) -> None:
         self.batches = 0
         """That it has, or that are about to be sent to it."""
+        self.alone = False
+        """It is to be sent nothing else."""
+        self.gone = False
+        """It does not answer any more."""
         self._process, self._reader, self._writer = process, reader, writer
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._stuck = self._gone = False
+        self._stuck = False
         self.end = asyncio.create_task(self._listen())
         """What it died of."""
 
@@ -65,7 +69,7 @@ class Worker:
 
     async def ask(self, question: Load | Photos, timeout_s: float) -> Any:
         """The answer. Raises `WorkerLost`, and what the answer is, where that is an error."""
-        if self._gone:
+        if self.gone:
             raise WorkerLost
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -82,6 +86,7 @@ class Worker:
 
     def kill(self) -> None:
         """Ends it at once."""
+        self.gone = True
         self._process.kill()
 
     async def _listen(self) -> str:
@@ -95,12 +100,11 @@ class Worker:
                     asked.set_exception(answer)
                 else:
                     asked.set_result(answer)
-        self._gone = True
+        self.kill()
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(WorkerLost())
         self._writer.close()
-        self.kill()
         code = await asyncio.to_thread(self._process.wait)
         if self._stuck:
             return "did not answer and was killed"

@@ -1,8 +1,8 @@
 """The workers of a server: started, asked, supervised and stopped.
 
-Each has a place. When it dies, another is started there, and what the dead one had is counted once
-more before that one joins the others: photo by photo, so that one that kills workers is known, and
-refused when it has killed two. A worker that does not answer is taken for dead.
+When one dies, another is started, and what the dead one had is counted once more: photo by photo,
+by a worker that has nothing else then, so that one that kills workers is known, and refused when it
+has killed two. A worker that does not answer is taken for dead.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LOAD_S = 300.0
 STUCK_S = 20.0
 """For a worker to answer, two batches of its own included."""
 RESTART_PAUSE_S = 2.0
+LOOK_S = 0.01
+"""Between looks for a worker that is there, or has nothing to do any more."""
 MOST_CPU_WORKERS = 4
 """Unless more are asked for: each takes some 600 MiB."""
 
@@ -64,10 +66,6 @@ class Shape:
         return visible[first : first + math.ceil(self.gpus)]
 
 
-_Again = tuple[bytes, asyncio.Future[Counted]]
-"""A photo that a dead worker had, and who waits for it."""
-
-
 class Workers:
     """All of a server's workers. Belongs to one event loop."""
 
@@ -85,10 +83,10 @@ class Workers:
         """The checkpoint to count with."""
         self._keepers: list[asyncio.Task[None]] = []
         self._alive: set[Worker] = set()
-        self._ready: dict[int, Worker] = {}
-        """By place: those that count."""
-        self._again: list[list[_Again]] = [[] for _ in range(shape.number)]
-        """By place."""
+        self._ready: list[Worker] = []
+        self._again: list[tuple[bytes, asyncio.Future[Counted]]] = []
+        """Photos that dead workers had, and who waits for them."""
+        self._counting_again: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> int:
@@ -98,12 +96,16 @@ class Workers:
     @property
     def idle(self) -> int:
         """Workers that have nothing to do."""
-        return sum(not worker.batches for worker in self._ready.values())
+        return sum(not worker.batches for worker in self._open)
 
     @property
     def free(self) -> int:
         """Batches that the workers would take now."""
-        return sum(BATCHES_PER_WORKER - worker.batches for worker in self._ready.values())
+        return sum(BATCHES_PER_WORKER - worker.batches for worker in self._open)
+
+    @property
+    def _open(self) -> list[Worker]:
+        return [worker for worker in self._ready if not worker.alone and not worker.gone]
 
     async def start(self) -> Release:
         """Starts them all, and has them load the checkpoint; the release that they count with.
@@ -111,7 +113,7 @@ class Workers:
         Raises `UsageError` where the checkpoint does not count, `WorkError` where a worker dies.
         """
         self._copy = await asyncio.to_thread(self._releases.copy)
-        first = [asyncio.get_running_loop().create_future() for _ in self._again]
+        first = [asyncio.get_running_loop().create_future() for _ in range(self._shape.number)]
         self._keepers = [
             asyncio.create_task(self._keep(place, ready)) for place, ready in enumerate(first)
         ]
@@ -126,7 +128,7 @@ class Workers:
         copy = await asyncio.to_thread(self._releases.copy)
         while not self._ready:
             await asyncio.sleep(RESTART_PAUSE_S)
-        first = next(iter(self._ready.values()))
+        first = self._ready[0]
         try:
             release = await self._load(first, copy)
         except WorkerLost:
@@ -152,12 +154,12 @@ class Workers:
 
         A photo that two workers died of has a `WorkerLost` for its result.
         """
-        place, worker = min(self._ready.items(), key=lambda item: item[1].batches)
+        worker = min(self._open, key=lambda worker: worker.batches)
         worker.batches += 1
-        return self._count(place, worker, photos)
+        return self._count(worker, photos)
 
     async def _count(
-        self, place: int, worker: Worker, photos: Sequence[bytes]
+        self, worker: Worker, photos: Sequence[bytes]
     ) -> Sequence[Counted | BaseException]:
         try:
             counted: Sequence[Counted] = await worker.ask(Photos(photos), STUCK_S)
@@ -165,20 +167,42 @@ class Workers:
         except WorkerLost:
             loop = asyncio.get_running_loop()
             again = [(photo, loop.create_future()) for photo in photos]
-            # In time: the next worker takes longer to start than this takes to get here.
-            self._again[place] += again
         finally:
             worker.batches -= 1
+        self._again += again
+        if self._counting_again is None or self._counting_again.done():
+            self._counting_again = asyncio.create_task(self._count_again())
         results: list[Counted | BaseException] = await asyncio.gather(
             *(answer for _, answer in again), return_exceptions=True
         )
         return results
 
+    async def _count_again(self) -> None:
+        while self._again:
+            while not self._open:
+                await asyncio.sleep(LOOK_S)
+            worker = min(self._open, key=lambda worker: worker.batches)
+            worker.alone = True
+            while worker.batches:
+                await asyncio.sleep(LOOK_S)
+            while self._again and not worker.gone:
+                photo, answer = self._again.pop(0)
+                if answer.done():
+                    continue
+                try:
+                    (counted,) = await worker.ask(Photos([photo]), STUCK_S)
+                    answer.set_result(counted)
+                except WorkerLost as lost:
+                    answer.set_exception(lost)
+            worker.alone = False
+            self._changed()
+
     async def stop(self) -> None:
         """Ends them, whatever they are at."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        tasks = [*self._keepers, *filter(None, [self._counting_again])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         alive = [*self._alive]
         for worker in alive:
             worker.kill()
@@ -198,11 +222,10 @@ class Workers:
                 continue
             if not first.done():
                 first.set_result(release)
-            if await _count_again(worker, self._again[place]):
-                self._ready[place] = worker
-                self._changed()
+            self._ready.append(worker)
+            self._changed()
             end = await worker.end
-            self._ready.pop(place, None)
+            self._ready.remove(worker)
             say(f"a worker {end}; another one starts")
 
     async def _start(self, place: int) -> tuple[Worker, Release]:
@@ -229,19 +252,3 @@ class Workers:
     async def _load(self, worker: Worker, copy: Path) -> Release:
         release: Release = await worker.ask(Load(str(copy), str(self._releases.file)), LOAD_S)
         return release
-
-
-async def _count_again(worker: Worker, photos: list[_Again]) -> bool:
-    """Counts what dead ones had, one photo at a time; False if the worker died of one."""
-    while photos:
-        photo, answer = photos.pop(0)
-        if answer.done():
-            continue
-        try:
-            (counted,) = await worker.ask(Photos([photo]), STUCK_S)
-        except WorkerLost as lost:
-            answer.set_exception(lost)
-            return False
-        if not answer.done():
-            answer.set_result(counted)
-    return True

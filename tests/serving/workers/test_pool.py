@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ async def one_worker(checkpoint: Path, folder: Path) -> AsyncIterator[Workers]:
         await workers.stop()
 
 
+class Deadly:
+    """Stands for a photo that a decoder dies of: ends the process that is sent it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        return os._exit, (1,)
+
+
 async def count(workers: Workers, photos: Sequence[Any]) -> Sequence[Counted | BaseException]:
     while not workers.free:
         await asyncio.sleep(0.05)
@@ -84,8 +91,7 @@ def test_a_photo_that_kills_two_workers_is_refused_and_those_beside_it_are_count
     async def scenario() -> None:
         async with one_worker(checkpoint, tmp_path) as workers:
             alone = await count(workers, photos[:2])
-            # What is no photo at all does not get this far; it stands for one that ends a process.
-            first, bad, last = await count(workers, [photos[0], None, photos[1]])
+            first, bad, last = await count(workers, [photos[0], Deadly(), photos[1]])
             assert isinstance(bad, WorkerLost)
             for found in ([first, last], await count(workers, photos[:2])):
                 same(found, alone)
