@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, HTTPOptions
@@ -81,9 +81,8 @@ def application(args: dict[str, Any]) -> Application:
 
     Raises `UsageError` for settings that make no sense.
     """
-    checked = TypeAdapter(ServeConfig, config=ConfigDict(extra="forbid"))
     try:
-        config = checked.validate_python(args)
+        config = TypeAdapter(ServeConfig).validate_python(args)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"args: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -150,7 +149,7 @@ def _bind(config: ServeConfig) -> Application:
 
 def _warn_unless_guarded() -> None:
     """Serve's proxies have the environment of their node's Ray, as any task has."""
-    told = ray.get(ray.remote(num_cpus=0)(os.environ.get).remote(GUARD_VARIABLE))
+    told = ray.get(ray.remote(num_cpus=0)(os.getenv).remote(GUARD_VARIABLE))
     if told != GUARD:
         say(
             f"warning: this cluster's Ray was not started with {GUARD_VARIABLE}={GUARD}; without "

@@ -39,6 +39,9 @@ class Limits:
 class ServeConfig:
     """Settings of `bintally serve`."""
 
+    # On a cluster they come from a file, in which a name may be misspelled.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
     checkpoint: Path
     """best.pt or last.pt of a run. When the file is replaced, the new one is taken in."""
     port: int = 8080
