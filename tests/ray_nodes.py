@@ -120,7 +120,11 @@ def ray_cluster(
     ):
         # A token of this machine's user would be asked for by the head, and not sent by clients.
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
-        environment |= variables or {}
+        # Ray gives a node half a minute, which is little beside other work.
+        environment |= {
+            "RAY_raylet_start_wait_time_s": str(int(START_TIMEOUT_S)),
+            **(variables or {}),
+        }
         if token:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         address = f"{LOCALHOST}:{free_port()}"

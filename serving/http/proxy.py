@@ -9,6 +9,7 @@ defaults of `bintally serve`, but for what BINTALLY_PROXY says there in JSON (`{
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import MutableMapping
@@ -31,6 +32,8 @@ GUARD_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 GUARD = "serving.http.proxy:guard"
 """What the variable is to say where a node's Ray is started."""
 TRIES = 2
+MOST_AT_ONCE = 200
+"""Requests that Serve is at, which takes some 80 KiB for each; further ones wait here."""
 
 
 def guard() -> list[Middleware]:
@@ -58,15 +61,18 @@ class _Guarded:
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app, self._bodies = app, Bodies(limits)
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
+            if not scope["path"].startswith("/"):  # Serve would not answer at all.
+                raise Refusal(404, "a path begins with /", close=True)
             request = Request(scope, receive)
             announced = request.headers.get("content-length")
-            async with self._bodies.receive(request.stream(), announced) as body:
+            async with self._bodies.receive(request.stream(), announced) as body, self._places:
                 await self._pass_on(scope, body, receive, send)
         except ClientDisconnect:
             return
