@@ -110,18 +110,25 @@ def test_a_checkpoint_that_is_replaced_is_taken_in_without_a_lost_request(
     assert {reply.json["model"] for reply in load.replies} == {old, new}
 
 
-def test_a_killed_worker_comes_back_and_no_request_notices(
+def only_so_many_came_too_late(load: Load, clients: int) -> None:
+    """Each client had one request where something died: that may have to be sent again."""
+    assert load.failures == []
+    failed = [reply for reply in load.replies if reply.status != 200]
+    assert len(failed) <= clients
+    assert all(reply.status == 503 and "Retry-After" in reply.headers for reply in failed)
+
+
+def test_a_killed_worker_comes_back_and_its_photos_are_counted_again(
     deployed: Deployed, photos: list[bytes]
 ) -> None:
-    before = deployed.workers()
-    with Load(deployed.post, photos, clients=4) as load:
+    clients, before = 4, deployed.workers()
+    with Load(deployed.post, photos, clients) as load:
         load.wait_for(lambda: len(load.replies) > 20)
         os.kill(before[0], signal.SIGKILL)
         load.wait_for(lambda: len(set(deployed.workers()) - {before[0]}) == len(before))
         at = len(load.replies)
         load.wait_for(lambda: len(load.replies) > at + 50)
-    assert load.failures == []
-    assert {reply.status for reply in load.replies} == {200}
+    only_so_many_came_too_late(load, clients)
 
 
 def test_of_a_node_that_is_lost_no_more_than_its_requests_are_tried_again(
@@ -134,7 +141,4 @@ def test_of_a_node_that_is_lost_no_more_than_its_requests_are_tried_again(
         deployed.cluster.nodes[1].kill()
         at = len(load.replies)
         load.wait_for(lambda: len(load.replies) > at + 200)
-    assert load.failures == []
-    failed = [reply for reply in load.replies if reply.status != 200]
-    assert len(failed) <= clients
-    assert all(reply.status == 503 and "Retry-After" in reply.headers for reply in failed)
+    only_so_many_came_too_late(load, clients)
