@@ -34,5 +34,5 @@ EXPOSE 8080
 HEALTHCHECK --start-period=60s --timeout=3s \
   CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/ping"]
 # SIGTERM drains a server within SageMaker's 30 s, and Kubernetes'. There: readinessProbe GET /ping,
-# livenessProbe tcpSocket 8080, a memory-backed /dev/shm, a token in BINTALLY_TOKEN from a secret.
+# livenessProbe tcpSocket 8080, a token in BINTALLY_TOKEN from a secret.
 CMD ["serve"]

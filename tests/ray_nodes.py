@@ -115,9 +115,11 @@ def ray_cluster(
     dashboard: bool = False,
     token: str = "",
     adds: Mapping[str, float] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
-    yields, and none is left when it is over. Ray's autoscaler may add one that has `adds`."""
+    """Starts a head and `num_nodes - 1` further nodes of so many cores, all with these environment
+    variables; all know each other when it yields, and none is left when it is over. Ray's
+    autoscaler may add one that has `adds`."""
     with (
         # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name,
@@ -125,6 +127,11 @@ def ray_cluster(
     ):
         # A token of this machine's user would be asked for by the head, and not sent by clients.
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
+        # Ray gives a node half a minute, which is little beside other work.
+        environment |= {
+            "RAY_raylet_start_wait_time_s": str(int(START_TIMEOUT_S)),
+            **(variables or {}),
+        }
         if token:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         address = f"{LOCALHOST}:{free_port()}"
