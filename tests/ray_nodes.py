@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,12 @@ class Cluster:
     """A head and further nodes on this machine."""
 
     def __init__(
-        self, address: str, dashboard: str, environment: Mapping[str, str], nodes: list[Node]
+        self,
+        address: str,
+        dashboard: str,
+        environment: Mapping[str, str],
+        nodes: list[Node],
+        add: Callable[[], None],
     ) -> None:
         self.address = address
         """For `--ray`."""
@@ -105,6 +110,8 @@ class Cluster:
         """For the processes that connect."""
         self.nodes = nodes
         """The head is the first."""
+        self.add = add
+        """Starts a further node; returns when all know it."""
 
 
 @contextlib.contextmanager
@@ -150,13 +157,18 @@ def ray_cluster(
             head += [f"--autoscaling-config={config}"]
             environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         nodes: list[Node] = []
-        for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
+
+        def add(role: Sequence[str] = (f"--address={address}",)) -> None:
             agent = [f"--dashboard-agent-listen-port={free_port()}"]
             node = Node([*role, *size, *agent], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
             nodes.append(node)
-        yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes)
+
+        add(head)
+        for _ in range(num_nodes - 1):
+            add()
+        yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes, add)
 
 
 def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[str, Any]:
