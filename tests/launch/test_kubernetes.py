@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.launch.fake_slurm import add_program
 from tests.launch.kuberay import RAY_JOB, RAY_SERVICE
 from tests.ray_nodes import ray_cluster
-from tests.tuning.test_search import SMALL, SPACE
+from tests.tuning.searches import SMALL, SPACE
 from tuning.results import read_trials
 
 RAY_JOB_FILE = REPOSITORY / "docs/launch/rayjob.yaml"

@@ -20,7 +20,7 @@ from tests.launch.fake_slurm import Job, add_program
 from tests.ray_nodes import free_port
 from tests.training.runs import arguments, same_tensors, settings
 from tests.training.survival.test_survival import timeless
-from tests.tuning import test_search
+from tests.tuning import searches
 
 TORCHRUN = REPOSITORY / "docs/launch/slurm-torchrun.sbatch"
 RAY = REPOSITORY / "docs/launch/slurm-ray.sbatch"
@@ -108,9 +108,9 @@ def test_a_search_on_two_nodes_goes_on_after_its_time_limit(
     shards: Path, tmp_path: Path, ray_folder: str
 ) -> None:
     space = tmp_path / "space.toml"
-    space.write_text(test_search.SPACE)
+    space.write_text(searches.SPACE)
     output = tmp_path / "search"
-    words = ["--shards", shards, "--space", space, *test_search.SMALL, "--trials", 6]
+    words = ["--shards", shards, "--space", space, *searches.SMALL, "--trials", 6]
     words += ["--output", output]
     job = submit(tmp_path / "job", RAY, *words, RAY_TMPDIR=ray_folder)
     # What keeps the ports of two nodes apart that are one machine.
@@ -135,9 +135,7 @@ exec python -m ray.scripts.scripts "$@"
     assert job.end(job.start()) == 0, job.log
     assert not job.is_requeued
     assert "trials are over already" in job.log
-    alone = test_search.command(
-        shards, tmp_path / "alone", space, "--trials", 6, "--concurrency", 2
-    )
-    result = test_search.run(alone)
+    alone = searches.command(shards, tmp_path / "alone", space, "--trials", 6, "--concurrency", 2)
+    result = searches.run(alone)
     assert result.returncode == 0, result.stderr
-    assert test_search.timeless(output) == test_search.timeless(tmp_path / "alone")
+    assert searches.timeless(output) == searches.timeless(tmp_path / "alone")
