@@ -17,6 +17,7 @@ from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.distributed import joined
+from training.report.trackers import check_installed
 from training.survival.interruption import Survival, Terminated, termination
 from training.survival.run_lease import hold
 from training.trainer import OnEpoch, Trainer
@@ -50,11 +51,12 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     there already, `WorkError` where the data turn out to be damaged or the loss goes astray.
     """
     config.check()
+    check_installed(config.trackers)
     with joined(config.device) as process, termination() as requested:
         place = open_place(config.shards)
         dataset = read_dataset(place)
         config.check_classes(dataset.classes)
-        cache = shard_cache(config.cache, config.cache_gib, config.downloads)
+        cache = shard_cache(config.cache, config.cache_gib)
         train = Samples(place, dataset, "train", cache, config.where)
         validation = Samples(place, dataset, "validation", cache, config.where)
         if len(train) < config.batch_size:

@@ -72,7 +72,7 @@ def read_head_data(config: FitConfig, process: Process) -> HeadData:
         BATCH_SIZE,
         half=precision != torch.float32,
     )
-    cache = shard_cache(config.cache, config.cache_gib, config.downloads)
+    cache = shard_cache(config.cache, config.cache_gib)
     train, validation = (
         Samples(place, dataset, split, cache, config.where) for split in ("train", "validation")
     )
@@ -126,14 +126,7 @@ class HeadTraining:
         self._loop = Loop(
             config,
             self.model,
-            FeatureInputs(
-                data.train,
-                data.validation,
-                order,
-                process,
-                precision,
-                flip=config.augment == "flip",
-            ),
+            FeatureInputs(config, data.train, data.validation, order, process, precision),
             data.classes,
             data.class_counts,
             process,

@@ -77,7 +77,7 @@ def train_winner(config: FitConfig, cache: str | None, home: str) -> Winner:
             engine_name=config.engine,
             device=config.device,
             on_bad_sample=config.on_bad_sample,
-            cache=shard_cache(config.cache, config.cache_gib, config.downloads),
+            cache=shard_cache(config.cache, config.cache_gib),
         )
     files = {}
     if ray.get_runtime_context().get_node_id() != home:

@@ -206,7 +206,7 @@ def file_sha256(file: BufferedRandom | BufferedReader) -> str | None:
 def shard_cache(
     folder: Path | None, limit_gib: float, downloads: int = DOWNLOADS
 ) -> ShardCache | None:
-    """The cache that `--cache`, `--cache-gib` and `--downloads` ask for, if they do."""
+    """The cache that `--cache` and `--cache-gib` ask for, if they do."""
     if folder is None:
         return None
     return ShardCache(folder, round(limit_gib * 2**30) or None, downloads)
