@@ -55,12 +55,13 @@ def main() -> int:
     heads = f"--shards {shards} --output {OUTPUT}/search --weights {run}/best.pt {SEARCH}"
     step("Other heads for the same network", f"search {heads}")
 
-    result = json.loads((run / "evaluation.json").read_text())
+    test = run / "evaluation-test"
+    result = json.loads((test / "evaluation.json").read_text())
     print(
         f"\nCounted right: {result['accuracy']:.1%} of {result['samples']} test photos; always "
         f"answering {result['baseline']['count']} gets {result['baseline']['accuracy']:.1%}. "
         f"Took {time.monotonic() - began:.0f} s.\n"
-        f"Curves, confusion matrix and photos with answers: {(run / 'report.html').resolve()}\n"
+        f"Curves, confusion matrix and photos with answers: {(test / 'report.html').resolve()}\n"
         f"The search: {(OUTPUT / 'search/report.html').resolve()}"
     )
     return 0

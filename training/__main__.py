@@ -68,8 +68,9 @@ class Evaluate:
     cache_gib: float = 0.0
     """The most that --cache may hold, in GiB; 0 is no limit."""
     output: Path | None = None
-    """Folder for evaluation.json and report.html; the checkpoint's own if none is named, or for
-    another dataset than it was trained on, one below that."""
+    """Folder for evaluation.json and report.html, which may hold no run; if none is named,
+    evaluation-SPLIT beside the checkpoint, or for another dataset than it was trained on
+    evaluation-SPLIT-DATASET."""
     batch_size: int = 128
     on_bad_sample: OnBadSample = "stop"
     """What a photo does that does not decode: end the evaluation, or be left out of all metrics,

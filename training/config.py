@@ -21,6 +21,7 @@ from bintally.options import (
 from training.metrics import NEEDS_COUNTS
 
 __all__ = [
+    "TRACKERS",
     "BalanceName",
     "DecideName",
     "FitConfig",
@@ -50,6 +51,7 @@ RuleName = Literal[
     "step-outlier",
     "long-initialisation",
 ]
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,8 @@ class FitConfig:
     """What the backbone begins with: imagenet (downloaded), none, or a file (a state dict, or the
     best.pt of another run)."""
     trainable: Trainable = "all"
-    """Train the head on a frozen backbone, or everything."""
-    cache_features: bool = True
-    """With a frozen backbone and several epochs: compute its features once, and train on them."""
+    """Train the head on a frozen backbone, or everything. In several epochs with --augment flip or
+    none, a frozen backbone sees each photo once, and its features are kept."""
     head_width: int = 128
     """Width of the head's hidden layer."""
     dropout: float = 0.0
@@ -92,6 +93,8 @@ class FitConfig:
     epochs: int = 10
     batch_size: int = 128
     """Photos of a step, all processes together."""
+    eval_batch_size: int = 0
+    """Photos that each process validates at a time; 0 is as many as it trains on at a time."""
     accumulate: int = 1
     """Take a step's gradients in so many parts, for a batch that does not fit in memory at once."""
     lr: float = 0.001
@@ -100,6 +103,8 @@ class FitConfig:
     """Learning rate of the backbone, as a share of --lr."""
     optimizer: OptimizerName = "adamw"
     weight_decay: float = 0.01
+    clip_grad_norm: float = 0.0
+    """Scale the gradients of a step down to this norm where theirs is greater; 0 never does."""
     warmup_epochs: float = 0.5
     freeze_epochs: int = 0
     """Train the head alone in the first epochs, everything after."""
@@ -134,8 +139,9 @@ class FitConfig:
     mirror: str | None = None
     """A second place (s3://BUCKET/PREFIX, or a folder) that gets every checkpoint, and that
     --resume fetches it from where --run has none: for machines that come and go."""
-    debugger: bool = True
-    """Record what the rules of training/debugger/rules.py look at, and tell what they find."""
+    track: str = ""
+    """Where curves go beside the run's own files: tensorboard, wandb or mlflow, or several with
+    commas between. Each is an extra: pip install 'bintally[wandb]'."""
     stop_on: tuple[RuleName, ...] = ()
     """Rules that end the run after an epoch in which they find an issue."""
     profile: bool = False
@@ -159,6 +165,8 @@ class FitConfig:
     it."""
     engine: EngineName = "auto"
     """What decodes: NVIDIA DALI, or libjpeg-turbo on the CPU. auto is DALI on a GPU."""
+    decode_threads: int = 0
+    """Threads that decode, of each process; 0 divides the cores among those of the machine."""
     device: DeviceName = "auto"
 
     def check(self) -> None:
@@ -179,13 +187,9 @@ class FitConfig:
         for name in BELOW_ONE:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
-        if self.stop_on and not self.debugger:
-            raise UsageError("--stop-on: the rules look at what --no-debugger leaves out")
-        if self.uses_features and self.augment not in ("none", "flip"):
-            raise UsageError(
-                f"--augment {self.augment}: features that are computed once know flips alone; add "
-                "--no-cache-features"
-            )
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise UsageError(f"--track {name}: must be one of {', '.join(TRACKERS)}")
         if self.freeze_epochs and self.trainable == "head":
             raise UsageError("--freeze-epochs: --trainable head keeps the backbone frozen anyway")
 
@@ -212,18 +216,36 @@ class FitConfig:
         mine = self.to_dict()
         # A checkpoint of an older version lacks the settings that came later; it ran as if with
         # their defaults.
-        then = {field.name: field.default for field in fields(FitConfig)} | dict(earlier)
-        return [
+        defaults = {field.name: field.default for field in fields(FitConfig)}
+        then = defaults | dict(earlier)
+        changed = [
             f"--{name.replace('_', '-')} {then[name]} became {mine[name]}"
             for name in mine
             # An order that is not asked for is the run's own.
             if then[name] != mine[name] and not (name in ORDER and mine[name] == 0)
         ]
+        return changed + [
+            f"--{name.replace('_', '-')} {value}, which this version does not have"
+            for name, value in earlier.items()
+            if name not in defaults and value
+        ]
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `track`."""
+        names = (name.strip() for name in self.track.split(","))
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @property
     def uses_features(self) -> bool:
-        """Whether the head is trained on kept features of the frozen backbone."""
-        return self.cache_features and self.trainable == "head" and self.epochs > 1
+        """Whether the head is trained on kept features of the frozen backbone, which know no other
+        augmentation than flips."""
+        return self.trainable == "head" and self.epochs > 1 and self.only_flips
+
+    @property
+    def only_flips(self) -> bool:
+        """Whether a photo is seen in two ways at most."""
+        return self.augment in ("none", "flip")
 
 
 CHOICES = {
@@ -244,9 +266,11 @@ LEAST = {
     "image_size": 32,
     "epochs": 1,
     "batch_size": 1,
+    "eval_batch_size": 0,
     "accumulate": 1,
     "backbone_lr": 0,
     "weight_decay": 0,
+    "clip_grad_norm": 0,
     "warmup_epochs": 0,
     "freeze_epochs": 0,
     "patience": 0,
@@ -256,6 +280,7 @@ LEAST = {
     "downloads": 1,
     "lanes": 0,
     "window": 0,
+    "decode_threads": 0,
 }
 BELOW_ONE = ("dropout", "label_smoothing", "ema")
 
@@ -266,11 +291,11 @@ WHERE_AND_HOW = {
     "resume",
     "restart",
     "preset",
-    "cache_features",
+    "eval_batch_size",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
     "mirror",
-    "debugger",
+    "track",
     "stop_on",
     "profile",
     "compile",
@@ -278,6 +303,7 @@ WHERE_AND_HOW = {
     "cache_gib",
     "downloads",
     "engine",
+    "decode_threads",
     "device",
 }
 """Settings that may differ when a run is resumed."""

@@ -17,6 +17,7 @@ from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.distributed import joined
+from training.report.trackers import check_installed
 from training.survival.interruption import Survival, Terminated, termination
 from training.survival.run_lease import hold
 from training.trainer import OnEpoch, Trainer
@@ -50,6 +51,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
     there already, `WorkError` where the data turn out to be damaged or the loss goes astray.
     """
     config.check()
+    check_installed(config.trackers)
     with joined(config.device) as process, termination() as requested:
         place = open_place(config.shards)
         dataset = read_dataset(place)

@@ -52,7 +52,7 @@ class HeadData:
 def feature_settings(config: FitConfig) -> tuple[Any, ...] | None:
     """The settings that decide what the frozen backbone makes of a photo: trainings that agree in
     them share their features. None where photos are seen anew in every epoch."""
-    if not config.cache_features:
+    if not config.only_flips:
         return None
     # Weights that are not read are drawn.
     seed = config.seed if config.weights == "none" else None
@@ -106,8 +106,14 @@ class _Opened:
 
     def engine(self, config: FitConfig, batch_size: int) -> Engine:
         """What decodes so many photos at a time."""
-        half = self.precision != torch.float32
-        return make_engine(config.engine, self.preprocessing, self.device, batch_size, half=half)
+        return make_engine(
+            config.engine,
+            self.preprocessing,
+            self.device,
+            batch_size,
+            half=self.precision != torch.float32,
+            decode_threads=config.decode_threads,
+        )
 
 
 def _open(config: FitConfig, process: Process) -> _Opened:
@@ -139,7 +145,7 @@ class HeadTraining:
     and result."""
 
     def __init__(self, config: FitConfig, data: HeadData | None, process: Process) -> None:
-        """`data` is None where photos are seen anew in every epoch (no `cache_features`)."""
+        """`data` is None where photos are seen anew in every epoch."""
         config.check()
         self._process = process
         made = _on_photos(config, process) if data is None else _on_features(config, data, process)
@@ -219,9 +225,7 @@ def _on_features(config: FitConfig, data: HeadData, process: Process) -> _Made:
         parts=config.accumulate,
     )
     precision = precision_type(config.precision, process.device)
-    inputs = FeatureInputs(
-        data.train, data.validation, order, process, precision, flip=config.augment == "flip"
-    )
+    inputs = FeatureInputs(config, data.train, data.validation, order, process, precision)
     return model, inputs, data.classes, data.class_counts
 
 
@@ -233,7 +237,7 @@ def _on_photos(config: FitConfig, process: Process) -> _Made:
         opened.train,
         opened.validation,
         opened.classes,
-        opened.engine(config, order.largest_part),
+        opened.engine(config, max(order.largest_part, config.eval_batch_size)),
         order,
         process,
         opened.precision,

@@ -18,15 +18,17 @@ from bintally.loading.batches import Batch
 from bintally.loading.engine import Engine
 from bintally.loading.loader import EpochLoader
 from bintally.loading.order import TrainingOrder, evaluation_batches
+from bintally.loading.preprocessing import Preprocessing
+from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.evaluate import Evaluation, evaluate, evaluate_batches
-from training.features import Features
+from training.features import Features, compute_features, features_folder
 from training.launch.distributed import Process
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FeatureInputs", "Inputs", "PhotoInputs", "make_order"]
+__all__ = ["FeatureInputs", "Inputs", "PhotoInputs", "make_inputs", "make_order"]
 
 
 FEATURES_SHARE = 0.25
@@ -106,6 +108,7 @@ class PhotoInputs:
         self._left_out: set[int] | None = set() if config.on_bad_sample == "skip" else None
         self._classes, self._engine, self._process = classes, engine, process
         self._precision = precision
+        self._eval_batch_size = config.eval_batch_size or order.largest_part
 
     @property
     def num_replaced(self) -> int:
@@ -127,7 +130,7 @@ class PhotoInputs:
             self._classes,
             self._engine,
             self._process,
-            batch_size=self.order.largest_part,
+            batch_size=self._eval_batch_size,
             precision=self._precision,
             left_out=self._left_out,
             pause=pause,
@@ -135,20 +138,20 @@ class PhotoInputs:
 
 
 class FeatureInputs:
-    """Kept features of each photo, with `flip` of both views; on the model's device where it has
-    the room."""
+    """Kept features of each photo, where flips are wanted of both views; on the model's device
+    where it has the room."""
 
     def __init__(
         self,
+        config: FitConfig,
         train: Features,
         validation: Features | None,
         order: TrainingOrder,
         process: Process,
         precision: torch.dtype,
-        *,
-        flip: bool = True,
     ) -> None:
-        self.order, self._flip = order, flip
+        self.order, self._flip = order, config.augment == "flip"
+        self._eval_batch_size = config.eval_batch_size or order.largest_part
         self._process, self._precision = process, precision
         self._train, self._train_labels = _tensors(train, process.device)
         self._keys = train.keys
@@ -186,7 +189,7 @@ class FeatureInputs:
         if self._validation is None:
             return None
         values, labels = self._validation
-        process, size = self._process, self.order.largest_part
+        process, size = self._process, self._eval_batch_size
 
         def batches() -> Iterator[Batch]:
             for indices in evaluation_batches(len(labels), size, process.rank, process.world_size):
@@ -213,6 +216,50 @@ class FeatureInputs:
         return Batch(
             values.to(device, non_blocking=True), labels.to(device, non_blocking=True), indices
         )
+
+
+def make_inputs(
+    config: FitConfig,
+    model: CountNet,
+    preprocessing: Preprocessing,
+    train: Samples,
+    validation: Samples,
+    classes: Classes,
+    engine: Engine,
+    order: TrainingOrder,
+    process: Process,
+    precision: torch.dtype,
+    pause: Callable[[], None],
+) -> Inputs:
+    """What a run is trained on. Features of a frozen backbone are kept from an earlier run, or
+    computed now; `pause` is called meanwhile, as in `compute_features`."""
+    if not config.uses_features:
+        return PhotoInputs(config, train, validation, classes, engine, order, process, precision)
+    backbone = model.backbone
+    folder = features_folder(
+        train.identity, backbone, preprocessing, precision, engine, process.device
+    )
+    if process.is_first:
+        say(f"frozen backbone: its features are computed once, in {folder}")
+    features = [
+        compute_features(
+            folder,
+            backbone,
+            samples,
+            classes,
+            engine,
+            process,
+            precision,
+            mirrored=config.augment == "flip",
+            on_bad_sample=config.on_bad_sample,
+            pause=pause,
+        )
+        if len(samples)
+        else None
+        for samples in (train, validation)
+    ]
+    assert features[0] is not None, "nothing is trained on no photos"
+    return FeatureInputs(config, features[0], features[1], order, process, precision)
 
 
 def _tensors(features: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -265,6 +265,8 @@ class Loop:
                 )
                 loss += losses
         callback.after_backward()
+        if config.clip_grad_norm:
+            nn.utils.clip_grad_norm_(trained.parameters(), config.clip_grad_norm)
         lr = self.schedule.learning_rate(done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)

@@ -25,13 +25,23 @@ from bintally.storage.opening import open_place
 from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.debugger.watch import Debugger
-from training.features import BATCH_SIZE, compute_features, features_folder
-from training.inputs import FeatureInputs, Inputs, PhotoInputs, make_order
+from training.features import BATCH_SIZE
+from training.inputs import Inputs, make_inputs, make_order
 from training.launch.distributed import Process
 from training.loop import Callback, Loop, Position, Step
 from training.metrics import most_frequent_count
 from training.report.history import epoch_line, history_bytes, read_history
-from training.report.results import BEST, LAST, METRICS, REPORT, RESULTS, RULES_FILE, write_results
+from training.report.results import (
+    BEST,
+    LAST,
+    METRICS,
+    REPORT,
+    RESULTS,
+    RULES_FILE,
+    TRACKING,
+    write_results,
+)
+from training.report.trackers import Tracking
 from training.survival.checkpoint_writer import CheckpointWriter
 from training.survival.interruption import Diverged, LossDiverged, Survival, Terminated
 from training.survival.resumption import describe_last, find_earlier, read_together
@@ -72,23 +82,34 @@ class Trainer(Callback):
             config.engine,
             self.preprocessing,
             process.device,
-            max(self.order.largest_part, BATCH_SIZE if config.uses_features else 0),
+            max(
+                self.order.largest_part,
+                config.eval_batch_size,
+                BATCH_SIZE if config.uses_features else 0,
+            ),
             half=self.precision != torch.float32,
+            decode_threads=config.decode_threads,
         )
         self._announce()
+        self.tracking = Tracking(self.config, process)
+        self.resumed = earlier is not None and (earlier.epoch, earlier.step) != (0, 0)
         self.loop = self._make_loop(earlier)
-        counts = train.class_counts
         self.debugger: Debugger | None = None
         if process.is_first:
-            done = self.loop.position.epoch * self.loop.steps + self.loop.position.step
-            self.debugger = Debugger(config, self.model, counts, process, self.began, done)
+            self.debugger = Debugger(config, self.model, train.class_counts, process, self.began)
 
     def execute(self) -> bool:
         """Trains what is left to train, then evaluates the best checkpoint and reports.
 
         False where SIGTERM interrupted it, or it was paused.
         """
+        # Trackers wait for their servers last, when all is saved.
+        with self.tracking:
+            return self._execute()
+
+    def _execute(self) -> bool:
         try:
+            self.tracking.log(self.loop.position.history)
             with self.debugger or nullcontext():
                 while not (self.loop.ended or self.paused):
                     self._train_epoch()
@@ -148,7 +169,7 @@ class Trainer(Callback):
         loop = Loop(
             self.config,
             self.model,
-            self._features() if self.config.uses_features else self._photos(),
+            self._inputs(),
             self.dataset.classes,
             self.train.class_counts,
             self.process,
@@ -170,13 +191,16 @@ class Trainer(Callback):
         )
         loop.stopped = earlier.stopped
         loop.decision = Decision.from_dict(earlier.decision)
-        if self.process.is_first and (earlier.epoch or earlier.step):
+        if self.process.is_first and self.resumed:
             say(f"resuming after epoch {earlier.epoch}, step {earlier.step}")
         return loop
 
-    def _photos(self) -> Inputs:
-        return PhotoInputs(
+    def _inputs(self) -> Inputs:
+        asked = time.monotonic()
+        inputs = make_inputs(
             self.config,
+            self.model,
+            self.preprocessing,
             self.train,
             self.validation,
             self.dataset.classes,
@@ -184,49 +208,18 @@ class Trainer(Callback):
             self.order,
             self.process,
             self.precision,
+            self.survival.pause,
         )
-
-    def _features(self) -> Inputs:
-        """Features of the frozen backbone, kept from an earlier run or computed now."""
-        backbone = self.model.backbone
-        folder = features_folder(
-            self.train.identity,
-            backbone,
-            self.preprocessing,
-            self.precision,
-            self.engine,
-            self.process.device,
-        )
-        if self.process.is_first:
-            say(f"frozen backbone: its features are computed once, in {folder}")
-        asked = time.monotonic()
-        train, validation = (
-            compute_features(
-                folder,
-                backbone,
-                samples,
-                self.dataset.classes,
-                self.engine,
-                self.process,
-                self.precision,
-                mirrored=self.config.augment == "flip",
-                on_bad_sample=self.config.on_bad_sample,
-                pause=self.survival.pause,
-            )
-            if len(samples)
-            else None
-            for samples in (self.train, self.validation)
-        )
-        assert train is not None
-        # Work, and no part of the start that a rule looks at.
+        # Features are work, and no part of the start that a rule looks at.
         self.began += time.monotonic() - asked
-        flip = self.config.augment == "flip"
-        return FeatureInputs(train, validation, self.order, self.process, self.precision, flip=flip)
+        return inputs
 
     def _train_epoch(self) -> None:
         """An epoch, its validation, and the checkpoints after it."""
         config, loop = self.config, self.loop
         line = loop.train_epoch(self)
+        if self.resumed:
+            line["resumed"], self.resumed = True, False
         self.survival.after_steps()
         better = loop.end_epoch(line, self.survival.pause)
         reason = None
@@ -236,6 +229,7 @@ class Trainer(Callback):
             )
             reason = f"the rule {rule} found an issue" if rule else ""
             print(epoch_line(line, config.epochs), flush=True)
+        self.tracking.log(loop.position.history)
         loop.stopped = loop.stopped or self.process.share(reason)
         # The line comes before the checkpoint: a resumed run drops the lines it will write again,
         # and could not make up one that is missing.
@@ -277,7 +271,15 @@ class Trainer(Callback):
         def write() -> None:
             if evaluation is not None:
                 baseline = most_frequent_count(self.train.class_counts)
-                write_results(config.run, evaluation, self.validation, checkpoint, sha256, baseline)
+                write_results(
+                    config.run,
+                    config.run,
+                    evaluation,
+                    self.validation,
+                    checkpoint,
+                    sha256,
+                    baseline,
+                )
                 self.writer.submit({name: (config.run / name).read_bytes() for name in RESULTS})
                 self.writer.flush()
                 print(f"report: {config.run / REPORT}")
@@ -346,4 +348,5 @@ class Trainer(Callback):
             BEST: checkpoint.for_counting(),
             LAST: checkpoint,
         }
-        self.writer.submit({name: files[name] for name in names})
+        noted = {TRACKING: self.tracking.to_json()} if self.config.track else {}
+        self.writer.submit(noted | {name: files[name] for name in names})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from training.metrics import NEEDS_COUNTS
 from training.presets import preset
 from tuning.space import ORIGINAL, Range, Space, parse_space
 
-__all__ = ["SEARCH_FORMAT", "AlgorithmName", "SchedulerName", "SearchConfig", "with_parameters"]
+__all__ = ["SEARCH_FORMAT", "AlgorithmName", "SchedulerName", "SearchConfig"]
 
 AlgorithmName = Literal["optuna", "random", "grid"]
 SchedulerName = Literal["none", "halving"]
@@ -137,8 +136,9 @@ class SearchConfig:
                     "of its own on a frozen backbone; list those to try"
                 )
             for value in dimension.ends():
+                setting: dict[str, Any] = {name: value}
                 try:
-                    _check_training(with_parameters(base, {name: value}), classes)
+                    _check_training(replace(base, **setting), classes)
                 except UsageError as error:
                     raise UsageError(f"--space {self.space}: {error}") from error
 
@@ -150,8 +150,7 @@ class SearchConfig:
         own = {field.name for field in fields(FitConfig)} & {*SHARED}
         given = {name: value for name in own if (value := getattr(self, name)) is not None}
         settings = preset(self.preset) | given | dict(space.fixed)
-        base = FitConfig(run=self.output, best_metric=self.metric, resume=True, **settings)
-        return with_parameters(base, {})
+        return FitConfig(run=self.output, best_metric=self.metric, resume=True, **settings)
 
     @property
     def lag(self) -> int:
@@ -167,15 +166,6 @@ class SearchConfig:
         value["warm_start"] = [folder.name for folder in self.warm_start]
         base = self.base(space).to_dict()
         return value | {"space": space.to_dict(), "base": base}
-
-
-def with_parameters(base: FitConfig, parameters: Mapping[str, Any]) -> FitConfig:
-    """A training with these settings. One that is to see photos change in more than flips sees them
-    anew in every epoch, whatever is trained."""
-    training = replace(base, **parameters)
-    if training.trainable == "head" and training.augment not in ("none", "flip"):
-        training = replace(training, cache_features=False)
-    return training
 
 
 def _check_training(training: FitConfig, classes: Classes) -> None:

@@ -12,16 +12,12 @@ from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.ray_train import settled
 from tuning.cluster import Resources
-from tuning.config import with_parameters
 from tuning.space import Choice, Space
 from tuning.tasks import prepare_features, result
 
 __all__ = ["FeatureSets", "compute_feature_sets"]
 
-DECIDING = (
-    *("backbone", "weights", "image_size", "precision", "on_bad_sample"),
-    *("augment", "cache_features"),
-)
+DECIDING = ("backbone", "weights", "image_size", "precision", "on_bad_sample", "augment")
 """Settings that decide what a head is trained on."""
 
 
@@ -52,7 +48,7 @@ def compute_feature_sets(
         choices.append(dimension.values)
     trainings: dict[Any, FitConfig] = {}
     for values in product(*choices):
-        training = with_parameters(base, dict(zip(names, values, strict=True)))
+        training = replace(base, **dict(zip(names, values, strict=True)))
         for seed in range(base.seed, base.seed + repeats + 1):
             training = settled(replace(training, seed=seed))
             if (key := feature_settings(training)) is not None:

@@ -28,7 +28,6 @@ from training.report.history import read_history
 from training.report.results import METRICS
 from training.survival.interruption import LossDiverged
 from tuning.choosing.agenda import TrialJob
-from tuning.config import with_parameters
 from tuning.results import TRIALS, trial_name
 
 __all__ = ["HeadTrial", "Task", "hold_rung", "job_config", "train_everything", "trial_config"]
@@ -86,7 +85,7 @@ def hold_rung() -> Any:
 def trial_config(base: FitConfig, parameters: Mapping[str, Any], name: str) -> FitConfig:
     """A training with these settings, in a folder of the search's."""
     mirror = None if base.mirror is None else f"{base.mirror.rstrip('/')}/{name}"
-    return settled(replace(with_parameters(base, parameters), run=base.run / name, mirror=mirror))
+    return settled(replace(base, **parameters, run=base.run / name, mirror=mirror))
 
 
 def job_config(base: FitConfig, job: TrialJob) -> FitConfig:

@@ -15,7 +15,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.datasets import shard
 from sharding.planning.options import Options
 from training.report.history import read_history
-from training.report.results import EVALUATION, METRICS
+from training.report.results import BEST, EVALUATION, METRICS
 
 __all__ = ["lite0", "main"]
 
@@ -43,12 +43,18 @@ def main(context: Context) -> int:
         processes.append(subprocess.Popen([sys.executable, "-m", "training", *fit]))
     began = time.monotonic()
     failed = sum(process.wait() != 0 for process in processes)
+    took = time.monotonic() - began
+    for seed in seeds:
+        best = context.work / f"run{seed}" / BEST
+        shards = context.work / f"shards{seed}"
+        evaluate = ["evaluate", "--checkpoint", str(best), "--shards", str(shards)]
+        failed += subprocess.run([sys.executable, "-m", "training", *evaluate]).returncode != 0
     report: dict[str, Any] = {
         "photos": bucket.name,
         "weights": context.weights.rpartition("/")[2],
         "epochs": epochs,
         "image_size": size,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(took, 1),
         "seeds": {seed: outcome(context.work / f"run{seed}", epochs) for seed in seeds},
     }
     tests = [seed["test"] for seed in report["seeds"].values() if "test" in seed]
@@ -67,8 +73,8 @@ def lite0(context: Context) -> list[str]:
 def outcome(run: Path, epochs: int) -> dict[str, Any]:
     """Of the test split, and epoch by epoch."""
     report: dict[str, Any] = {}
-    if (run / EVALUATION).exists():
-        evaluation = json.loads((run / EVALUATION).read_text())
+    if (test := run / "evaluation-test" / EVALUATION).exists():
+        evaluation = json.loads(test.read_text())
         report["test"] = {name: evaluation[name] for name in REPORTED}
     lines = read_history(run / METRICS, epochs)
     report["images_per_s"] = [round(line["images_per_s"]) for line in lines]

@@ -24,11 +24,13 @@ def make_engine(
     batch_size: int,
     *,
     half: bool = False,
+    decode_threads: int = 0,
 ) -> Engine:
     """The engine called `name`; `auto` is DALI on a GPU, where it is installed, and `cpu` else.
 
     With `half`, for a model that computes in bf16, batches on a GPU come as float16: half of the
-    memory to write and read, and finer than what bf16 keeps of them.
+    memory to write and read, and finer than what bf16 keeps of them. `decode_threads` of 0 are this
+    rank's share of the machine's cores.
 
     Raises `UsageError` for another name, and for `dali` where it is not installed.
     """
@@ -37,8 +39,7 @@ def make_engine(
     if name == "auto":
         name = "dali" if installed and device.type == "cuda" else "cpu"
     half = half and device.type == "cuda"
-    # Ranks of one machine share its cores.
-    threads = max(1, num_cores() // ranks_here())
+    threads = decode_threads or max(1, num_cores() // ranks_here())
     if name == "dali":
         if not installed:
             raise UsageError("--engine dali: NVIDIA DALI is not installed here; use --engine cpu")

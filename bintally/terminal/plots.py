@@ -135,11 +135,13 @@ def line_plot(
     *,
     mark: int | None = None,
     mark_name: str = "checkpoint",
+    ticks: Sequence[int] = (),
     as_percent: bool = False,
     from_zero: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> Plot:
-    """Values by epoch, a line for each of `series`; `mark` points out an epoch.
+    """Values by epoch, a line for each of `series`; `mark` points out an epoch, and a triangle at
+    the foot each of `ticks`.
 
     `limits` are the ends of the upright axis, for plots that are to be compared.
     """
@@ -166,6 +168,9 @@ def line_plot(
             label = f"\N{NO-BREAK SPACE}{mark_name}, epoch {mark}\N{NO-BREAK SPACE}"
             place = axes.get_xaxis_transform()
             axes.text(mark, 1, label, size=7.5, color=MUTED, ha=side, va="top", transform=place)
+        if ticks:
+            foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+            axes.plot([*ticks], [0] * len(ticks), "^", ms=5, color=MUTED, **foot)
         axes.margins(x=0.04, y=0.12)
         if limits:
             axes.set_ylim(limits)

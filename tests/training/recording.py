@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bintally.loading.batches import Batch
+from training.config import FitConfig
 from training.inputs import PhotoInputs
 
 seen: list[tuple[int, list[int]]] = []
@@ -26,6 +27,8 @@ def batches(self: PhotoInputs, epoch: int, first_step: int) -> Iterator[Batch]:
 
 if __name__ == "__main__":
     PhotoInputs.batches = batches  # type: ignore[method-assign]
+    # Photos are to be seen, of a frozen backbone as well.
+    FitConfig.uses_features = False  # type: ignore[assignment, method-assign]
     try:
         runpy.run_module("training", run_name="__main__")
     finally:

@@ -28,10 +28,20 @@ def settings(shards: Path, run: Path, **more: Any) -> FitConfig:
     return FitConfig(str(shards), run, **(SMALL | more))
 
 
+class Decoding(FitConfig):
+    """A frozen backbone sees every photo anew in each epoch, as with other augmentations."""
+
+    uses_features = False
+
+
+def decoding(shards: Path, run: Path, **more: Any) -> FitConfig:
+    return Decoding(str(shards), run, **(SMALL | more))
+
+
 def arguments(config: FitConfig) -> list[str]:
     """The command line that says what `config` says."""
     words = ["--shards", config.shards, "--run", str(config.run)]
-    for name in (*SMALL, "trainable", "checkpoint_every_steps", "lr"):
+    for name in (*SMALL, "trainable", "checkpoint_every_minutes", "lr"):
         words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     return [*words, "--resume"] if config.resume else words
 

@@ -32,7 +32,8 @@ from tests.bintally.counting.test_model import build
 from tests.bintally.loading.test_batches import damaged
 from tests.conftest import REPOSITORY
 from tests.counting_place import CountingPlace
-from tests.training.runs import arguments, settings, torchrun
+from tests.training.runs import arguments, decoding, settings, torchrun
+from training.config import FitConfig
 from training.features import Features, compute_features
 from training.fit import fit
 from training.heads import HeadTraining, read_head_data
@@ -61,7 +62,7 @@ def test_a_head_trained_on_features_is_the_one_trained_on_photos(
     recipe = {"trainable": "head", "epochs": 3, "dropout": 0.2, "ema": 0.9, "lr": 0.01}
     fit(settings(shards, tmp_path / "kept", **recipe))
     assert kept(own_cache).keys() == {"train-2.npy", "validation-1.npy"}
-    fit(settings(shards, tmp_path / "decoded", cache_features=False, **recipe))
+    fit(decoding(shards, tmp_path / "decoded", **recipe))
     (one, _), (two, _) = (read_checkpoint(tmp_path / f"{n}/last.pt") for n in ("kept", "decoded"))
     assert one.model.keys() == two.model.keys()
     for name in one.model:
@@ -77,7 +78,7 @@ def test_without_flips_no_second_view_is_computed(
     recipe = {"trainable": "head", "augment": "none"}
     fit(settings(shards, tmp_path / "kept", **recipe))
     assert kept(own_cache).keys() == {"train-1.npy", "validation-1.npy"}
-    fit(settings(shards, tmp_path / "decoded", cache_features=False, **recipe))
+    fit(decoding(shards, tmp_path / "decoded", **recipe))
     (one, _), (two, _) = (read_checkpoint(tmp_path / f"{n}/last.pt") for n in ("kept", "decoded"))
     for name in one.model:
         torch.testing.assert_close(one.model[name], two.model[name], rtol=0, atol=1e-4)
@@ -218,9 +219,8 @@ def test_photos_that_do_not_decode_have_stand_ins_among_features_too(
         assert rows.tolist() == bad
     with pytest.raises(WorkError, match="the photo does not decode"):
         compute(tmp_path, place)
-    train = FeatureInputs(
-        found, None, TrainingOrder(np.array([len(found.labels)]), 8, 0), ALONE, torch.float32
-    )
+    order = TrainingOrder(np.array([len(found.labels)]), 8, 0)
+    train = FeatureInputs(FitConfig("", Path()), found, None, order, ALONE, torch.float32)
     for batch in train.batches(0, 0):
         assert batch.images.isfinite().all()
     # Once the photos are whole again, so are the features.

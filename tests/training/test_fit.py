@@ -34,7 +34,6 @@ def test_a_run_leaves_checkpoints_metrics_and_report(finished: Path) -> None:
         "evaluation.json",
         "report.html",
         "rules.json",
-        "tensorboard",
     }
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -112,7 +111,7 @@ def test_resuming_with_other_settings_or_data_is_a_usage_error(
         ({"lr": 0.0}, r"--lr 0\.0: must be above 0"),
         ({"device": "cuda"}, "sees no GPU"),
         ({"augment": "twirl"}, "--augment twirl: must be one of none, flip, light, imagenet"),
-        ({"augment": "light", "trainable": "head"}, "--augment light: .* --no-cache-features"),
+        ({"clip_grad_norm": -1.0}, r"--clip-grad-norm -1\.0: must be at least 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_usage_errors(
@@ -203,7 +202,7 @@ def test_two_processes_train_on_the_batches_of_one(
         folder.mkdir()
         monkeypatch.setenv("RECORDING", str(folder))
         config = settings(shards, folder / "run", trainable="head", batch_size=15, epochs=3)
-        command = ["tests.training.recording", "fit", *arguments(config), "--no-cache-features"]
+        command = ["tests.training.recording", "fit", *arguments(config)]
         result = torchrun(world, *command)
         assert result.returncode == 0, result.stderr
         lines.append([json.loads(x) for x in (config.run / "metrics.jsonl").open()])

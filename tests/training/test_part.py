@@ -11,7 +11,7 @@ import pytest
 from bintally.counting.checkpoint import read_checkpoint
 from bintally.errors import UsageError
 from tests.bintally.dataset.test_where import queried
-from tests.training.runs import same_tensors, settings
+from tests.training.runs import decoding, same_tensors, settings
 from training.fit import fit
 
 
@@ -44,7 +44,7 @@ def test_a_head_learns_a_part_from_its_features_as_from_its_photos(
 ) -> None:
     head = {"trainable": "head", "where": "count in (1, 2, 3)", "precision": "fp32"}
     kept = settings(shards, tmp_path / "kept", **head)
-    decoded = settings(shards, tmp_path / "decoded", cache_features=False, **head)
+    decoded = decoding(shards, tmp_path / "decoded", **head)
     features, photos = fit(kept), fit(decoded)
     assert [line["train"]["samples"] for line in features.history] == [
         line["train"]["samples"] for line in photos.history

@@ -16,7 +16,7 @@ from bintally.counting.checkpoint import checkpoint_bytes, read_checkpoint
 from bintally.counting.model import CountNet, build_model
 from bintally.errors import UsageError
 from tests.conftest import Command
-from tests.training.runs import settings
+from tests.training.runs import same_tensors, settings
 from tests.training.survival.test_survival import be_terminated
 from training.config import FitConfig, MetricName
 from training.fit import fit
@@ -90,6 +90,46 @@ def test_a_step_in_parts_is_the_step(shards: Path, tmp_path: Path) -> None:
     for name in one.model:
         torch.testing.assert_close(one.model[name], three.model[name], rtol=0, atol=1e-5)
     assert lines(whole.run)[1]["train"]["samples"] == lines(parts.run)[1]["train"]["samples"]
+
+
+def test_a_greater_gradient_is_scaled_down_to_the_norm(shards: Path, tmp_path: Path) -> None:
+    """One step of SGD with Nesterov's momentum goes 1.9 times the gradient."""
+    recipe = {"trainable": "head", "optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0}
+    one_step = {"epochs": 1, "batch_size": 64, "warmup_epochs": 0}
+    clipped, free, never = (
+        settings(shards, tmp_path / name, clip_grad_norm=norm, **recipe, **one_step)
+        for name, norm in (("clipped", 1e-3), ("free", 1e9), ("never", 0.0))
+    )
+    for config in (clipped, free, never):
+        fit(config)
+    assert same_tensors(free.run / "last.pt", never.run / "last.pt")
+    fresh, _ = build_model(
+        free.backbone,
+        "none",
+        image_size=64,
+        head_width=128,
+        num_classes=6,
+        trainable="head",
+        seed=0,
+    )
+    norms = []
+    for config in (clipped, free):
+        last, _ = read_checkpoint(config.run / "last.pt")
+        moved = [last.model[f"head.{k}"] - v for k, v in fresh.head.state_dict().items()]
+        norms.append(torch.stack([m.norm() for m in moved]).norm().item())
+    assert norms[0] == pytest.approx(1.9 * 0.5 * 1e-3, rel=1e-3)
+    assert norms[1] > 50 * norms[0]
+
+
+def test_batches_of_validation_and_threads_decide_nothing(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    fit(settings(shards, tmp_path, eval_batch_size=7, decode_threads=1))
+    assert same_tensors(tmp_path / "last.pt", finished / "last.pt")
+    for mine, other in zip(lines(tmp_path), lines(finished), strict=True):
+        assert mine["train"] == other["train"]
+        assert mine["validation"]["loss"] == pytest.approx(other["validation"]["loss"], abs=1e-6)
+        assert mine["validation"]["accuracy"] == other["validation"]["accuracy"]
 
 
 def test_parts_that_are_too_small_for_the_network_are_told(shards: Path, tmp_path: Path) -> None:
@@ -210,6 +250,19 @@ def test_a_checkpoint_from_before_these_settings_resumes(shards: Path, tmp_path:
     value = vars(checkpoint) | {"config": old, "stopped": ""}
     (tmp_path / "last.pt").write_bytes(checkpoint_bytes(type(checkpoint)(**value)))
     assert fit(replace(config, resume=True)).history[-1]["epoch"] == 2
+
+
+def test_a_setting_that_is_gone_is_refused_where_it_was_used(shards: Path, tmp_path: Path) -> None:
+    config = settings(shards, tmp_path)
+    fit(config, be_terminated)
+    checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
+    for used in (True, False):
+        then = checkpoint.config | {"gone": used}
+        (tmp_path / "last.pt").write_bytes(checkpoint_bytes(replace(checkpoint, config=then)))
+        if used:
+            with pytest.raises(UsageError, match="--gone True, which this version does"):
+                fit(replace(config, resume=True))
+    assert fit(replace(config, resume=True)).finished
 
 
 def test_flags_win_over_the_preset() -> None:

@@ -104,7 +104,6 @@ def test_a_grid_over_what_a_frozen_backbone_sees_is_what_fit_trains(
                 batch_size=16,
                 image_size=trial.parameters["image_size"],
                 augment=trial.parameters["augment"],
-                cache_features=trial.parameters["augment"] != "light",
                 seed=trial.repeat,
                 device="cpu",
             )

@@ -1,4 +1,4 @@
-"""What watches a run: records for the rules, TensorBoard's events, a profile."""
+"""What watches a run: records for the rules, and a profile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.debugger.recorder import MachineSampler, Recorder
 from training.debugger.rules import Finding, Records, apply_rules
 from training.launch.distributed import Process
 from training.loop import Step
-from training.report.results import EVENTS, TRACE
+from training.report.results import TRACE
 
 if TYPE_CHECKING:
     from training.evaluate import Evaluation
@@ -43,33 +43,21 @@ class Debugger:
         class_counts: Mapping[str, int],
         process: Process,
         began: float,
-        steps_done: int,
     ) -> None:
         """`began` is the run's start on the monotonic clock."""
         self.findings: list[Finding] = []
         self._config, self._process = config, process
         self._model = model
         self._records = Records(class_counts=class_counts)
-        self._began, self._steps_done = began, steps_done
         self._due = 0.0
-        self._recorder: Recorder | None = None
+        # A compiled model would be cut into pieces by hooks.
+        self._recorder = Recorder(model, self._records, began, hooks=not config.compile)
         self._profiler: Any = None
         self._open = ExitStack()
 
     def __enter__(self) -> Debugger:
-        from tensorboardX import SummaryWriter
-
-        # TensorBoard then leaves out what an earlier start wrote of the steps that follow.
-        self._events = SummaryWriter(
-            str(self._config.run / EVENTS), purge_step=self._steps_done + 1, write_to_disk=True
-        )
-        self._open.callback(self._events.close)
-        if self._config.debugger:
-            # A compiled model would be cut into pieces by them.
-            hooks = not self._config.compile
-            self._recorder = Recorder(self._model, self._records, self._began, hooks=hooks)
-            self._open.callback(self._recorder.close)
-            self._open.enter_context(MachineSampler(self._records, self._process.device))
+        self._open.callback(self._recorder.close)
+        self._open.enter_context(MachineSampler(self._records, self._process.device))
         if self._config.profile:
             wait, warmup, active = PROFILED
             self._profiler = self._open.enter_context(
@@ -87,17 +75,14 @@ class Debugger:
         self._open.close()
 
     def before_step(self, number: int) -> None:
-        if self._recorder is not None:
-            self._recorder.before_step(number)
+        self._recorder.before_step(number)
 
     def after_backward(self) -> None:
-        if self._recorder is not None:
-            self._recorder.after_backward(self._model)
+        self._recorder.after_backward(self._model)
 
     def after_step(self, step: Step) -> None:
         """See `Recorder`; the profiler counts steps."""
-        if self._recorder is not None:
-            self._recorder.after_step(step)
+        self._recorder.after_step(step)
         if self._profiler is not None:
             self._profiler.step()
 
@@ -113,17 +98,12 @@ class Debugger:
 
         Where epochs are short, not after each; but always after the `last` one.
         """
-        line, records, recorder = history[-1], self._records, self._recorder
-        due = time.monotonic() >= self._due or last or bool(self._config.stop_on)
-        if recorder is not None and due:
-            line["machine"] = _machine(records)
-        for name, value in _scalars(line).items():
-            self._events.add_scalar(name, value, line["step"])
-        self._events.flush()
-        if recorder is None or not due:
+        records = self._records
+        if not (time.monotonic() >= self._due or last or self._config.stop_on):
             return ""
+        history[-1]["machine"] = _machine(records)
         self._due = time.monotonic() + APPLY_EVERY_S
-        recorder.collect()
+        self._recorder.collect()
         records.history = history
         if evaluation is not None:
             from training.metrics import confusion_matrix
@@ -143,17 +123,6 @@ class Debugger:
         """The file of findings."""
         findings = [finding.to_dict() for finding in self.findings]
         return (json.dumps(findings, indent=1) + "\n").encode()
-
-
-def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a line of `metrics.jsonl`, named like `validation/loss`."""
-    found: dict[str, float] = {}
-    for name, value in line.items():
-        if isinstance(value, Mapping):
-            found |= _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name not in ("epoch", "step", "samples"):
-            found[prefix + name] = float(value)
-    return found
 
 
 def _machine(records: Records) -> dict[str, float]:

@@ -141,8 +141,10 @@ def predict_bulk(job: BulkJob, output: Path, *, ray_address: str | None = None) 
     Writes a row for each, in the source's order: `id`, `label` (the true count, of a dataset's
     samples), `count`, `confidence`, `expected`, `probability_N` for each class, `error`; where
     classes are names, `answer` in place of `count` and `expected`. The same source and checkpoint
-    give the same bytes, interrupted or not. Raises `UsageError` for what does not exist.
+    give the same bytes, interrupted or not. Raises `UsageError` for what does not exist, and for an
+    output that is there and is no such table.
     """
+    _check_replaceable(output)
     _, sha256 = read_checkpoint(job.checkpoint)
     ids = job.source.ids()
     if not ids:
@@ -171,6 +173,20 @@ def predict_bulk(job: BulkJob, output: Path, *, ray_address: str | None = None) 
     _empty(parts)
     parts.rmdir()
     return len(ids), failed
+
+
+def _check_replaceable(output: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not output.exists():
+        return
+    try:
+        columns = pq.read_schema(output).names
+    except (OSError, pa.ArrowException):
+        columns = []
+    if not {"id", "label", "confidence", "error"} <= {*columns}:
+        raise UsageError(f"--output {output}: is no table of counts, and stays; name another")
 
 
 def _name(begin: int) -> str:

@@ -90,8 +90,9 @@ class ExportedCounter(nn.Module):
 def export(checkpoint_file: Path, output: Path) -> float:
     """Writes the ONNX file; returns the largest difference of a probability from PyTorch's.
 
-    Raises `UsageError` where onnx or onnxruntime is not installed, or for a file that is no
-    checkpoint, and `WorkError` where the file would not answer as the model does.
+    Raises `UsageError` where onnx or onnxruntime is not installed, for a file that is no checkpoint
+    and for an output that is there and no such file, and `WorkError` where the file would not
+    answer as the model does.
     """
     try:
         import onnx
@@ -101,6 +102,8 @@ def export(checkpoint_file: Path, output: Path) -> float:
             "export needs onnx, and onnxruntime to check its file, which are not both here: "
             "pip install 'bintally[export]'"
         ) from error
+    if output.exists() and not _is_exported(output):
+        raise UsageError(f"--output {output}: is no ONNX file of ours, and stays; name another")
     checkpoint, _ = read_checkpoint(checkpoint_file)
     classes = [count for count in checkpoint.classes if isinstance(count, int)]
     if len(classes) < len(checkpoint.classes):
@@ -152,6 +155,15 @@ def export(checkpoint_file: Path, output: Path) -> float:
             )
     write_atomically(output, data)
     return worst
+
+
+def _is_exported(file: Path) -> bool:
+    import onnx
+
+    try:
+        return "classes" in {told.key for told in onnx.load(file).metadata_props}
+    except Exception:  # The parser runs over whatever bytes there are.
+        return False
 
 
 def _photos(batch: int, height: int, width: int) -> Tensor:

@@ -20,7 +20,7 @@ from bintally.storage.opening import open_place
 from training.evaluate import evaluate
 from training.launch.distributed import joined
 from training.metrics import most_frequent_count
-from training.report.results import write_results
+from training.report.results import LAST, METRICS, write_results
 from training.survival.run_folder import check_results
 
 __all__ = ["measure"]
@@ -41,10 +41,11 @@ def measure(
 ) -> tuple[dict[str, Any] | None, Path]:
     """Evaluates a checkpoint and writes `evaluation.json` and `report.html` into a folder.
 
-    Without a `folder` that is the checkpoint's own, and below it for another dataset than the one
-    it was trained on, whose results stay. Returns the former file's value, None on all processes
-    but the first, and the folder. Raises `UsageError` for a checkpoint or a split that do not fit
-    the dataset, and for files in the folder that are not ours.
+    Without a `folder` it is one beside the checkpoint that is called after the split, and for
+    another dataset than the one it was trained on after that too. Returns the former file's value,
+    None on all processes but the first, and the folder. Raises `UsageError` for a checkpoint or a
+    split that do not fit the dataset, for a folder that holds a run, and for files in it that are
+    not ours.
     """
     checkpoint, sha256 = read_checkpoint(file)
     place = open_place(shards)
@@ -55,9 +56,11 @@ def measure(
             f"{_listed(dataset.classes)}: not made for each other"
         )
     if folder is None:
-        folder = file.parent
+        folder = file.parent / f"evaluation-{split}"
         if dataset.sha256 != checkpoint.dataset:
-            folder /= f"evaluation-{dataset.sha256[:12]}"
+            folder = folder.with_name(f"{folder.name}-{dataset.sha256[:12]}")
+    elif any((folder / name).exists() for name in (LAST, METRICS)):
+        raise UsageError(f"--output {folder}: holds a run, whose own results stay; name another")
     check_results(open_place(folder))
     samples = Samples(place, dataset, split, cache)
     if not len(samples):
@@ -86,7 +89,9 @@ def measure(
             trained, split_counts = (dataset.splits[n].class_counts for n in ("train", split))
             # A dataset to measure on alone has no train split.
             baseline = most_frequent_count(trained if any(trained.values()) else split_counts)
-            summary = write_results(folder, evaluation, samples, checkpoint, sha256, baseline)
+            summary = write_results(
+                folder, file.parent, evaluation, samples, checkpoint, sha256, baseline
+            )
     return summary, folder
 
 

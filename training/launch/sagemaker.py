@@ -12,17 +12,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bintally.errors import UsageError
-from training.config import FitConfig
 
 __all__ = ["deliver", "with_job"]
 
 CHECKPOINTS = "/opt/ml/checkpoints"
-SWITCHES = {field.name: field.default for field in fields(FitConfig) if field.type == "bool"}
 CHANNELS = ("SM_CHANNEL_SHARDS", "SM_CHANNEL_TRAINING", "SM_CHANNEL_TRAIN")
 """Where the dataset may be, the first that there is."""
 
@@ -62,10 +59,7 @@ def _flag(name: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bool):
-        default = SWITCHES.get(name, False)
-        if value == default:
-            return []
-        return [flag if value else "--no-" + flag.removeprefix("--")]
+        return [flag] if value else []  # All switches are off where nothing is said.
     if isinstance(value, list):
         return [flag, *map(str, value)] if value else []
     if isinstance(value, dict):

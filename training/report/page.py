@@ -68,6 +68,7 @@ def render_run_report(
         examples=examples,
         findings=findings,
         curves=_curves(history, evaluation["checkpoint"]["epoch"]) if history else [],
+        resumed=any(line.get("resumed") for line in history),
         pace=_pace(history) if history else None,
         shares=_row_shares(matrix) if labelled else None,
         heatmap=None if labelled else _heatmap(classes, _row_shares(matrix)),
@@ -83,9 +84,13 @@ def _curves(history: Sequence[Mapping[str, Any]], checkpoint_epoch: int) -> list
     loss = {split: points(history, split, "loss") for split in splits}
     accuracy = {split: points(history, split, "accuracy") for split in splits}
     lr = {"learning rate": points(history, "lr")}
+    marks: dict[str, Any] = {
+        "mark": checkpoint_epoch,
+        "ticks": [line["epoch"] for line in history if line.get("resumed")],
+    }
     return [
-        line_plot("Loss", loss, mark=checkpoint_epoch),
-        line_plot("Exactly right", accuracy, mark=checkpoint_epoch, as_percent=True),
+        line_plot("Loss", loss, **marks),
+        line_plot("Exactly right", accuracy, as_percent=True, **marks),
         line_plot("Learning rate", lr, from_zero=True),
     ]
 

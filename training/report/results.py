@@ -28,6 +28,7 @@ __all__ = [
     "RESULTS",
     "RULES_FILE",
     "TRACE",
+    "TRACKING",
     "write_results",
 ]
 
@@ -41,12 +42,15 @@ RESULTS = (EVALUATION, REPORT)
 RULES_FILE = "rules.json"
 EVENTS = "tensorboard"
 TRACE = "trace.json"
+TRACKING = "tracking.json"
+"""Under which id trackers know the run."""
 
 MOST_WRONG_EXAMPLES = 9
 
 
 def write_results(
     folder: Path,
+    run: Path,
     evaluation: Evaluation,
     samples: Samples,
     checkpoint: Checkpoint,
@@ -56,7 +60,8 @@ def write_results(
     """Decides as the checkpoint does, and writes `evaluation.json` and `report.html` into a folder;
     returns the former's value.
 
-    Curves and findings come from the `metrics.jsonl` and `rules.json` that lie there, if any do.
+    Curves and findings come from the `metrics.jsonl` and `rules.json` in the folder of the run that
+    the checkpoint is of, if they lie there.
     """
     evaluation = replace(evaluation, decision=Decision.from_dict(checkpoint.decision))
     summary = {
@@ -68,9 +73,9 @@ def write_results(
     page = render_run_report(
         title=f"Bintally: {checkpoint.config['backbone']} on the {samples.split} split",
         config=checkpoint.config,
-        history=read_history(folder / METRICS),
+        history=read_history(run / METRICS),
         evaluation=summary,
-        findings=_findings(folder / RULES_FILE),
+        findings=_findings(run / RULES_FILE),
         examples=_examples(evaluation, samples, checkpoint.classes),
     )
     write_atomically(folder / REPORT, page.encode())

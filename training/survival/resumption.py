@@ -16,7 +16,7 @@ from bintally.terminal.progress import say
 from training.config import FitConfig
 from training.launch.distributed import Process
 from training.launch.launcher import launchers, restarters
-from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, TRACE
+from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, TRACE, TRACKING
 from training.survival.run_folder import check_run, read_launchers, read_run, write_launchers
 
 __all__ = ["describe_last", "find_earlier", "read_together"]
@@ -127,7 +127,7 @@ def _go_on(
     if source != "--run":
         mirror, files = held[source]
         folder = open_place(config.run)
-        for name in (METRICS, BEST, LAST):  # The one that counts comes last.
+        for name in (TRACKING, METRICS, BEST, LAST):  # The one that counts comes last.
             if name in files:
                 folder.put(name, files[name])
         say(f"{config.run}: fetched the run from {mirror}")

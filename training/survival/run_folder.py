@@ -11,7 +11,8 @@ from bintally.counting.checkpoint import parse_checkpoint
 from bintally.errors import UsageError
 from bintally.storage.folder import write_atomically
 from bintally.storage.place import Place
-from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES_FILE
+from training.report.results import BEST, EVALUATION, LAST, METRICS, REPORT, RULES_FILE, TRACKING
+from training.report.trackers import read_id
 
 __all__ = ["check_results", "check_run", "read_launchers", "read_run", "write_launchers"]
 
@@ -28,7 +29,7 @@ def check_run(place: Place, files: Mapping[str, bytes]) -> None:
     """Raises `UsageError` where one of `read_run`'s files was written by no run."""
     for name, data in files.items():
         # Beside a checkpoint they are ours also where a crash has cut or emptied them.
-        beside = name in (METRICS, RULES_FILE) and (LAST in files or BEST in files)
+        beside = name in (METRICS, RULES_FILE, TRACKING) and (LAST in files or BEST in files)
         if not beside and not _IS_OURS[name](data):
             raise UsageError(
                 f"{place}/{name}: no run of ours wrote it; name another place, or move it away"
@@ -108,4 +109,5 @@ _IS_OURS: dict[str, Callable[[bytes], bool]] = {
     RULES_FILE: _is_rules,
     EVALUATION: _is_evaluation,
     REPORT: _is_report,
+    TRACKING: lambda data: read_id(data) is not None,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from bintally.errors import UsageError
 from tests.training.runs import settings
 from training.debugger.recorder import EVERY, MachineSampler, Recorder
 from training.debugger.rules import RULES, Records, apply_rules
@@ -206,22 +204,6 @@ def test_a_run_ends_on_the_rule_that_it_was_told_to_stop_on(shards: Path, tmp_pa
     fitted = fit(config)
     assert fitted.stopped == "the rule loss-not-decreasing found an issue"
     assert len(fitted.history) == 5, "twenty steps at four an epoch"
-    with pytest.raises(UsageError, match="--stop-on"):
-        settings(shards, tmp_path, stop_on=("overfit",), debugger=False).check()
-
-
-def test_without_the_debugger_nothing_is_recorded(shards: Path, tmp_path: Path) -> None:
-    fitted = fit(settings(shards, tmp_path, trainable="head", debugger=False))
-    assert json.loads((tmp_path / "rules.json").read_text()) == []
-    assert "machine" not in fitted.history[0]
-
-
-def test_recording_changes_no_weight(shards: Path, tmp_path: Path) -> None:
-    from tests.training.runs import same_tensors
-
-    for name in ("on", "off"):
-        fit(settings(shards, tmp_path / name, debugger=name == "on"))
-    assert same_tensors(tmp_path / "on/last.pt", tmp_path / "off/last.pt")
 
 
 def test_a_dead_layer_and_its_gradients_are_recorded() -> None:
@@ -293,29 +275,3 @@ def test_a_profile_is_a_trace_of_a_few_steps(shards: Path, tmp_path: Path) -> No
     assert any(name.startswith("aten::") for name in names)
     assert any(name.startswith("ProfilerStep#") for name in names)
     assert any("conv" in name for name in names), "the network's own kernels"
-
-
-def test_tensorboard_gets_every_number_of_every_epoch(shards: Path, tmp_path: Path) -> None:
-    fitted = fit(settings(shards, tmp_path, trainable="head"))
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    events = read_events(file)
-    assert [step for step, _ in events] == [4, 8]
-    for (_, values), told in zip(events, fitted.history, strict=True):
-        assert values["train/loss"] == pytest.approx(told["train"]["loss"])
-        assert values["validation/accuracy"] == pytest.approx(told["validation"]["accuracy"])
-        assert "lr" in values
-
-
-def read_events(file: Path) -> list[tuple[int, dict[str, float]]]:
-    """The scalars of each step."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data, at = file.read_bytes(), 0
-    steps: dict[int, dict[str, float]] = {}
-    while at < len(data):
-        (length,) = struct.unpack_from("<Q", data, at)
-        event = Event.FromString(data[at + 12 : at + 12 + length])
-        at += 16 + length
-        for value in event.summary.value:
-            steps.setdefault(event.step, {})[value.tag] = value.simple_value
-    return [*steps.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -141,6 +142,15 @@ def test_a_folder_where_parts_would_go_is_kept(
         assert mine.read_text() == "mine"
 
 
+def test_a_file_of_somebody_elses_is_kept(checkpoint: Path, shards: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.pt"
+    shutil.copy(checkpoint, mine)
+    with pytest.raises(UsageError, match=r"--output .*mine\.pt: is no table of counts, and stays"):
+        predict_bulk(job(checkpoint, SplitPhotos(str(shards), "test")), mine)
+    assert mine.read_bytes() == checkpoint.read_bytes()
+    assert [*tmp_path.iterdir()] == [mine]
+
+
 def test_parts_of_another_job_are_not_taken(
     checkpoint: Path, shards: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +162,8 @@ def test_parts_of_another_job_are_not_taken(
     predict_bulk(job(checkpoint, SplitPhotos(str(shards), "validation")), output)
     ids = Samples(open_place(shards), read_dataset(open_place(shards)), "validation").ids
     assert [row["id"] for row in rows(output)] == ids
+    predict_bulk(job(checkpoint, SplitPhotos(str(shards), "test")), output)
+    assert [row["id"] for row in rows(output)] != ids, "a table of ours is replaced"
 
 
 def test_a_place_of_photos_gives_a_row_for_each(

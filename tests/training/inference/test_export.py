@@ -13,6 +13,7 @@ from bintally.counting.decision import DECISION_RULES, Decision, DecisionRule, d
 from bintally.counting.model import CountNet
 from bintally.dataset.manifest import read_dataset
 from bintally.dataset.samples import Samples
+from bintally.errors import UsageError
 from bintally.loading.augmentation import Draws
 from bintally.loading.engines import make_engine
 from bintally.loading.preprocessing import Preprocessing
@@ -99,6 +100,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Pa
     for name in "ab":
         assert export(checkpoint, tmp_path / name) < 1e-4
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    export(checkpoint, tmp_path / "a")
+
+
+def test_a_file_of_somebody_elses_is_kept(checkpoint: Path) -> None:
+    before = checkpoint.read_bytes()
+    with pytest.raises(
+        UsageError, match=r"--output .*best\.pt: is no ONNX file of ours, and stays"
+    ):
+        export(checkpoint, checkpoint)
+    assert checkpoint.read_bytes() == before
 
 
 @pytest.mark.parametrize("rule", DECISION_RULES)

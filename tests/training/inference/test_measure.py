@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.training.runs import settings
 from tests.training.survival.test_survival import ALONE
 from training.evaluate import evaluate_batches
 from training.fit import fit
+from training.inference.measure import measure
 
 
 def build_split(bucket: Path, folder: Path, split: tuple[float, float, float]) -> Path:
@@ -39,14 +41,11 @@ def test_another_dataset_leaves_a_run_its_results(
     # Without a validation split, a frozen backbone trains as well.
     fit(config)
     command = ["training", "evaluate", "--checkpoint", config.run / "best.pt", "--shards"]
-    run(*command, shards, check=True)
     before = contents(config.run)
+    run(*command, shards, check=True)
     result = run(*command, others, check=True)
-    (folder,) = config.run.glob("evaluation-*")
-    after = contents(config.run)
-    assert {path: data for path, data in after.items() if "/" not in path} == {
-        path: data for path, data in before.items() if "/" not in path
-    }
+    (folder,) = config.run.glob("evaluation-test-*")
+    assert before.items() <= contents(config.run).items()
     assert f"report: {folder / 'report.html'}" in result.stdout
     counts = json.loads((others / "dataset.json").read_text())["splits"]["test"]["class_counts"]
     most = max(counts, key=lambda count: (counts[count], -int(count)))
@@ -56,6 +55,28 @@ def test_another_dataset_leaves_a_run_its_results(
     result = run(*command, others)
     assert result.returncode == UsageError.exit_code
     assert (folder / "report.html").read_text() == "mine"
+
+
+def test_what_a_run_found_itself_stays_whatever_is_evaluated(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = contents(run)
+    summary, folder = measure(run / "best.pt", str(shards), "test", None, device="cpu")
+    assert summary is not None
+    assert folder == run / "evaluation-test"
+    assert json.loads((folder / "evaluation.json").read_text()) == summary
+    assert summary["split"] == "test"
+    assert "How it learned" in (folder / "report.html").read_text(), "the run's curves"
+    with pytest.raises(UsageError, match=r"--output .*run: holds a run, whose own results stay"):
+        measure(run / "best.pt", str(shards), "test", run, device="cpu")
+    after = contents(run)
+    assert {path: after[path] for path in before} == before
+    assert after.keys() - before.keys() == {
+        "evaluation-test/evaluation.json",
+        "evaluation-test/report.html",
+    }
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 1], [0, 1]])

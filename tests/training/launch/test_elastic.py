@@ -94,7 +94,7 @@ class Job:
 @pytest.mark.timeout(3000)
 def test_nodes_come_and_go_and_the_run_goes_on(shards: Path, tmp_path: Path) -> None:
     config = settings(shards, tmp_path / "run", batch_size=4, epochs=100_000)
-    job = Job(replace(config, checkpoint_every_steps=1), tmp_path / "log")
+    job = Job(replace(config, checkpoint_every_minutes=1e-9), tmp_path / "log")
     dice = random.Random(7)
     job.join()
     try:

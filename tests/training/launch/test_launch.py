@@ -39,8 +39,7 @@ def test_a_job_is_a_command_line() -> None:
 @pytest.mark.parametrize(
     ("settings", "flags"),
     [
-        ({"debugger": False, "cache_features": "False"}, ["--no-debugger", "--no-cache-features"]),
-        ({"debugger": True, "profile": False, "compile": "True"}, ["--compile"]),
+        ({"profile": False, "compile": "True"}, ["--compile"]),
         ({"where": None, "cache": "null"}, []),
         ({"stop_on": ["overfit", "dead-relu"]}, ["--stop-on", "overfit", "dead-relu"]),
         (

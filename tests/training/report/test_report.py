@@ -153,6 +153,14 @@ def test_curves_tell_splits_and_checkpoint() -> None:
     assert "checkpoint, epoch 2" in page.text
 
 
+def test_a_run_that_was_resumed_says_so_and_marks_where() -> None:
+    lines = [_epoch(epoch) | ({"resumed": True} if epoch == 2 else {}) for epoch in (1, 2, 3)]
+    plain, resumed = _render(), _render(history=lines)
+    assert "went on in the epochs marked ▲" in Page(resumed).text
+    assert "▲" not in plain
+    assert resumed.count("<use") == plain.count("<use") + 2
+
+
 def test_run_without_validation_split_has_train_curves() -> None:
     history = [{k: v for k, v in _epoch(epoch).items() if k != "validation"} for epoch in (1, 2)]
     page = Page(_render(history=history))

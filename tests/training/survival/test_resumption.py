@@ -27,7 +27,7 @@ from training.survival.resumption import find_earlier
 
 RUN_FILES = (
     *("last.pt", "best.pt", "metrics.jsonl", "evaluation.json", "report.html", "rules.json"),
-    "trace.json",
+    *("tracking.json", "trace.json"),
 )
 
 
@@ -75,6 +75,7 @@ def test_an_unfinished_run_is_kept_unless_told(unfinished: Copied) -> None:
 def test_restart_deletes_the_run_and_nothing_else(unfinished: Copied) -> None:
     config = unfinished(restart=True)
     (config.run / "notes.txt").write_text("mine")
+    (config.run / "tensorboard").mkdir()
     (config.run / "tensorboard/other").write_text("mine")
     assert look(config) is None
     left = contents(config.run)

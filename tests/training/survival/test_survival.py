@@ -137,7 +137,7 @@ def start(processes: int, config: FitConfig, *options: str) -> subprocess.Popen[
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += [f"--nproc-per-node={processes}", *options, "-m", "--", "training", "fit"]
     process = subprocess.Popen(
-        [*launcher, *arguments(replace(config, checkpoint_every_steps=1))],
+        [*launcher, *arguments(replace(config, checkpoint_every_minutes=1e-9))],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
@@ -197,7 +197,7 @@ def test_a_loss_gone_astray_names_step_batch_and_the_last_good_checkpoint(
 
 
 def test_what_went_astray_is_never_saved(shards: Path, tmp_path: Path) -> None:
-    config = settings(shards, tmp_path, trainable="head", checkpoint_every_steps=1)
+    config = settings(shards, tmp_path, trainable="head", checkpoint_every_minutes=1e-9)
     fit(config, be_terminated)
     checkpoint, _ = read_checkpoint(tmp_path / "last.pt")
     checkpoint.model["head.2.weight"][0, 0] = float("nan")
