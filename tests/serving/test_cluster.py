@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,19 @@ def deploy(cluster: Cluster, checkpoint: Path, port: int, folder: Path) -> None:
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "ray.serve.scripts", "deploy", "-a", cluster.dashboard]
+    wait_for_dashboard(cluster)
     environment = dict(cluster.environment)
     subprocess.run([*command, str(file)], env=environment, check=True, timeout=120)
+
+
+def wait_for_dashboard(cluster: Cluster) -> None:
+    """It takes longer to start than the rest of Ray."""
+    for _ in range(1200):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=10).close()
+            return
+        time.sleep(0.1)
+    raise AssertionError("the dashboard never answered")
 
 
 def wait_for_model(client: Client, sha256: str) -> None:
