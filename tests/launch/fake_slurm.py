@@ -1,5 +1,7 @@
-"""Slurm, as far as the job scripts ask for it: nodes are addresses of this machine, tasks its
-processes. This file is `srun` and `scontrol`, too, for the script that a job runs."""
+"""Slurm, as far as the job scripts ask for it: nodes are addresses of this machine.
+
+This file is `srun`, `scancel` and `scontrol`, too, for the script that a job runs.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ NODES = ("127.0.0.1", "127.0.0.2")
 LONGEST_S = 240.0
 PROGRAMS = {
     "srun": f"{__file__} srun",
+    "scancel": f"{__file__} scancel",
     "scontrol": f"{__file__} scontrol",
     "python": "",
     "bintally": "-m bintally",
@@ -96,9 +99,7 @@ class Job:
     def preempt(self, script: subprocess.Popen[bytes]) -> None:
         """Every process of the job is told; with --requeue, Slurm queues it again."""
         assert "requeue" in self.options
-        for task in (self._folder / "tasks").iterdir():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(task.name), signal.SIGTERM)
+        tell(self._folder, signal.SIGTERM)
         script.terminate()
 
     def end(self, script: subprocess.Popen[bytes]) -> int:
@@ -117,7 +118,7 @@ def add_program(folder: Path, name: str, line: str) -> None:
 
 
 def srun(words: list[str]) -> int:
-    """A task on each node; signals are passed on. The highest exit code."""
+    """A task on each node; the highest exit code. SIGTERM kills the tasks, as with Slurm's."""
     options = {"--wait": "0", "--kill-on-bad-exit": "0"}
     while words[0].startswith("--"):
         option, _, value = words.pop(0).partition("=")
@@ -132,13 +133,7 @@ def srun(words: list[str]) -> int:
         tasks.append(subprocess.Popen(words, env={**os.environ, **more}))
         (folder / str(tasks[-1].pid)).touch()
 
-    def pass_on(number: int, _: object) -> None:
-        for task in tasks:
-            if task.poll() is None:
-                task.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, pass_on)
+    signal.signal(signal.SIGTERM, lambda *_: kill(tasks))
     ended_at = None
     while any(task.poll() is None for task in tasks):
         if ended_at is None and any(task.poll() is not None for task in tasks):
@@ -148,7 +143,23 @@ def srun(words: list[str]) -> int:
         if options["--kill-on-bad-exit"] == "1" and any(task.poll() for task in tasks):
             kill(tasks)
         time.sleep(0.05)
+    for task in tasks:
+        (folder / str(task.pid)).unlink()
     return max(abs(task.wait()) for task in tasks)
+
+
+def tell(folder: Path, what: signal.Signals) -> None:
+    """Sends a signal to the tasks of a job."""
+    for task in (folder / "tasks").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(task.name), what)
+
+
+def scancel(words: list[str]) -> int:
+    """With a signal, all tasks get it, and the script does not."""
+    assert words == ["--signal=TERM", os.environ["SLURM_JOB_ID"]], words
+    tell(Path(os.environ["FAKE_SLURM"]), signal.SIGTERM)
+    return 0
 
 
 def kill(tasks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -168,4 +179,4 @@ def scontrol(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"srun": srun, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:]))
+    sys.exit({"srun": srun, "scancel": scancel, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:]))
