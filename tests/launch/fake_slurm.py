@@ -23,7 +23,7 @@ from tests.ray_nodes import end_marked
 __all__ = ["Job"]
 
 NODES = ("127.0.0.1", "127.0.0.2")
-LONGEST_S = 240.0
+LONGEST_S = 600.0
 PROGRAMS = {
     "srun": f"{__file__} srun",
     "scancel": f"{__file__} scancel",
@@ -79,7 +79,8 @@ class Job:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts the script, on the first node."""
-        (self._folder / "requeued").unlink(missing_ok=True)
+        for state in ("requeued", "preempted"):
+            (self._folder / state).unlink(missing_ok=True)
         environment = dict(self._environment)
         if self._restarts:
             environment["SLURM_RESTART_COUNT"] = str(self._restarts)
@@ -97,8 +98,9 @@ class Job:
         script.send_signal(signal.Signals[f"SIG{name}"])
 
     def preempt(self, script: subprocess.Popen[bytes]) -> None:
-        """Every process of the job is told; with --requeue, Slurm queues it again."""
+        """Every process of the job is told, and has the partition's GraceTime to end."""
         assert "requeue" in self.options
+        (self._folder / "preempted").touch()
         tell(self._folder, signal.SIGTERM)
         script.terminate()
 
@@ -171,6 +173,9 @@ def scontrol(words: list[str]) -> int:
     match words:
         case ["show", "hostnames", "node[1-2]"]:
             sys.stdout.write("".join(f"{node}\n" for node in NODES))
+        case ["show", "job", _]:
+            preempted = (Path(os.environ["FAKE_SLURM"]) / "preempted").exists()
+            print(f"   PreemptTime={'2026-11-28T15:03:26' if preempted else 'None'}")
         case ["requeue", job] if job == os.environ["SLURM_JOB_ID"]:
             (Path(os.environ["FAKE_SLURM"]) / "requeued").touch()
         case _:
