@@ -1,5 +1,7 @@
-"""Slurm, as far as the job scripts ask for it: nodes are addresses of this machine, tasks its
-processes. This file is `srun` and `scontrol`, too, for the script that a job runs."""
+"""Slurm, as far as the job scripts ask for it: nodes are addresses of this machine.
+
+This file is `srun`, `scancel` and `scontrol`, too, for the script that a job runs.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ from tests.ray_nodes import end_marked
 __all__ = ["Job"]
 
 NODES = ("127.0.0.1", "127.0.0.2")
-LONGEST_S = 240.0
+LONGEST_S = 600.0
 PROGRAMS = {
     "srun": f"{__file__} srun",
+    "scancel": f"{__file__} scancel",
     "scontrol": f"{__file__} scontrol",
     "python": "",
     "bintally": "-m bintally",
@@ -76,7 +79,8 @@ class Job:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts the script, on the first node."""
-        (self._folder / "requeued").unlink(missing_ok=True)
+        for state in ("requeued", "preempted"):
+            (self._folder / state).unlink(missing_ok=True)
         environment = dict(self._environment)
         if self._restarts:
             environment["SLURM_RESTART_COUNT"] = str(self._restarts)
@@ -94,11 +98,10 @@ class Job:
         script.send_signal(signal.Signals[f"SIG{name}"])
 
     def preempt(self, script: subprocess.Popen[bytes]) -> None:
-        """Every process of the job is told; with --requeue, Slurm queues it again."""
+        """Every process of the job is told, and has the partition's GraceTime to end."""
         assert "requeue" in self.options
-        for task in (self._folder / "tasks").iterdir():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(task.name), signal.SIGTERM)
+        (self._folder / "preempted").touch()
+        tell(self._folder, signal.SIGTERM)
         script.terminate()
 
     def end(self, script: subprocess.Popen[bytes]) -> int:
@@ -117,7 +120,7 @@ def add_program(folder: Path, name: str, line: str) -> None:
 
 
 def srun(words: list[str]) -> int:
-    """A task on each node; signals are passed on. The highest exit code."""
+    """A task on each node; the highest exit code. SIGTERM kills the tasks, as with Slurm's."""
     options = {"--wait": "0", "--kill-on-bad-exit": "0"}
     while words[0].startswith("--"):
         option, _, value = words.pop(0).partition("=")
@@ -132,13 +135,7 @@ def srun(words: list[str]) -> int:
         tasks.append(subprocess.Popen(words, env={**os.environ, **more}))
         (folder / str(tasks[-1].pid)).touch()
 
-    def pass_on(number: int, _: object) -> None:
-        for task in tasks:
-            if task.poll() is None:
-                task.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, pass_on)
+    signal.signal(signal.SIGTERM, lambda *_: kill(tasks))
     ended_at = None
     while any(task.poll() is None for task in tasks):
         if ended_at is None and any(task.poll() is not None for task in tasks):
@@ -148,7 +145,23 @@ def srun(words: list[str]) -> int:
         if options["--kill-on-bad-exit"] == "1" and any(task.poll() for task in tasks):
             kill(tasks)
         time.sleep(0.05)
+    for task in tasks:
+        (folder / str(task.pid)).unlink()
     return max(abs(task.wait()) for task in tasks)
+
+
+def tell(folder: Path, what: signal.Signals) -> None:
+    """Sends a signal to the tasks of a job."""
+    for task in (folder / "tasks").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(task.name), what)
+
+
+def scancel(words: list[str]) -> int:
+    """With a signal, all tasks get it, and the script does not."""
+    assert words == ["--signal=TERM", os.environ["SLURM_JOB_ID"]], words
+    tell(Path(os.environ["FAKE_SLURM"]), signal.SIGTERM)
+    return 0
 
 
 def kill(tasks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -160,6 +173,9 @@ def scontrol(words: list[str]) -> int:
     match words:
         case ["show", "hostnames", "node[1-2]"]:
             sys.stdout.write("".join(f"{node}\n" for node in NODES))
+        case ["show", "job", _]:
+            preempted = (Path(os.environ["FAKE_SLURM"]) / "preempted").exists()
+            print(f"   PreemptTime={'2026-11-28T15:03:26' if preempted else 'None'}")
         case ["requeue", job] if job == os.environ["SLURM_JOB_ID"]:
             (Path(os.environ["FAKE_SLURM"]) / "requeued").touch()
         case _:
@@ -168,4 +184,4 @@ def scontrol(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"srun": srun, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:]))
+    sys.exit({"srun": srun, "scancel": scancel, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:]))

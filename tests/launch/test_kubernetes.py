@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bintally.counting.checkpoint import read_checkpoint
 from tests.conftest import REPOSITORY
 from tests.launch.fake_slurm import add_program
 from tests.launch.kuberay import RAY_JOB, RAY_SERVICE
-from tests.ray_nodes import ray_cluster
+from tests.ray_nodes import Cluster, ray_cluster
 from tests.tuning.searches import SMALL, SPACE
 from tuning.results import read_trials
 
@@ -85,17 +86,28 @@ def test_what_a_ray_job_runs_runs_on_ray(
     fit += [*small, "--workers", "2", "--epochs", "1", "--batch-size", "16"]
     with ray_cluster(1, cores=2, dashboard=True) as cluster:
         for words in (search, fit):
-            submit = ["ray.scripts.scripts", "job", "submit", "--address", cluster.dashboard, "--"]
-            done = subprocess.run(
-                [sys.executable, "-m", *submit, *words],
-                env=dict(cluster.environment),
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+            submit(cluster, words)
     assert len(read_trials(tmp_path / "searches/first")) == 2
     assert list((tmp_path / "mirror/searches/first").rglob("last.pt"))
     assert read_checkpoint(tmp_path / "runs/first/last.pt")[0].finished
+
+
+def submit(cluster: Cluster, words: list[str]) -> None:
+    """As KubeRay's submitter does, which waits for the cluster first."""
+    command = ["ray.scripts.scripts", "job", "submit", "--address", cluster.dashboard, "--"]
+    until = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [sys.executable, "-m", *command, *words],
+            env=dict(cluster.environment),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < until, done.stdout + done.stderr
+        starting = re.search("Failed to connect to Ray|No available agent", done.stderr)
+        assert starting, done.stdout + done.stderr
 
 
 def place(word: str, places: dict[str, Path]) -> str:
