@@ -214,7 +214,7 @@ def workers_memory_mib() -> float:
 def family_memory_mib(pid: int) -> float:
     """Memory of a process and all of its descendants now (Linux): the sum of their proportional
     set sizes, in which what several processes share counts once."""
-    return sum(map(_proportional_mib, _family(pid)))
+    return sum(map(process_memory_mib, _family(pid)))
 
 
 def _family(pid: int) -> Iterator[int]:
@@ -234,7 +234,8 @@ def _family(pid: int) -> Iterator[int]:
             yield from _family(int(child))
 
 
-def _proportional_mib(pid: int) -> float:
+def process_memory_mib(pid: int) -> float:
+    """A process's proportional set size now (Linux); 0 where it is gone."""
     return (_kib(f"/proc/{pid}/smaps_rollup", "Pss") or 0) / 1024
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from dataclasses import make_dataclass
 from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from operator import or_
 from pathlib import Path
+from typing import get_args
 
 from bintally.errors import UsageError
 from bintally.terminal.command import main, run_command
@@ -32,9 +34,11 @@ def bintally() -> int:
     words = sys.argv[1:]
     asked = [stage for stage, commands in STAGES.items() if words and words[0] in commands]
     modules = [import_module(f"{stage}.__main__") for stage in asked or STAGES]
-    commands = [module.COMMANDS for module in modules]
     if asked == ["serving"]:
-        return main(commands[0], words[1:], prog="bintally serve")
+        return main(modules[0].COMMANDS, words[1:], prog="bintally serve")
+    commands = [c for m in modules for c in get_args(m.COMMANDS) or [m.COMMANDS]]
+    if words in ([], ["--help"], ["-h"]):
+        commands = [*map(_without_options, commands)]
     return main(
         reduce(or_, commands),
         words,
@@ -43,6 +47,12 @@ def bintally() -> int:
         "shards become a model, the model counts.",
         rewrite=getattr(modules[0], "rewrite", list),
     )
+
+
+def _without_options(command: type) -> type:
+    """A command of that name and description. To read what options all of them have takes longer
+    than a list of their names may."""
+    return make_dataclass(command.__name__, (), namespace={"__doc__": command.__doc__})
 
 
 def find_stages() -> None:

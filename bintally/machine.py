@@ -8,7 +8,7 @@ import resource
 import tempfile
 from pathlib import Path
 
-__all__ = ["num_cores", "open_files_limit", "ranks_here", "socket_folder"]
+__all__ = ["num_cores", "open_files_limit", "ranks_here", "socket_folder", "visible_gpus"]
 
 LONGEST_SOCKET_FOLDER = 40
 """Bytes: a socket's path has at most 107 (103 on macOS), of which Ray takes 65 below its folder."""
@@ -27,6 +27,22 @@ def num_cores() -> int:
 def ranks_here() -> int:
     """The processes of a training that share this machine with this one, itself included."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Needs no PyTorch."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [name.strip() for name in told.split(",") if name.strip() not in ("", "-1")]
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        return [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float:

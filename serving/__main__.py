@@ -18,9 +18,14 @@ class Serve(ServeConfig):
     """
 
     def execute(self) -> int:
-        from serving.server import serve
+        if self.ray is not None:
+            from serving.cluster import deploy
 
-        serve(self)
+            deploy(self)
+        else:
+            from serving.server import serve
+
+            serve(self)
         return 0
 
 

@@ -13,7 +13,7 @@ __all__ = ["SURE", "Counted", "check_quantity", "make_answer"]
 
 @dataclass(frozen=True)
 class Counted:
-    """What a replica says of a batch."""
+    """What a worker says of a photo."""
 
     model: str
     """sha256 of the checkpoint that counted it."""
@@ -21,8 +21,7 @@ class Counted:
     """Class i is the count, or name, `classes[i]`."""
     rule: DecisionRule
     """The checkpoint's."""
-    rows: list[Scores]
-    """One for each photo."""
+    scores: Scores
 
 
 SURE = 0.8

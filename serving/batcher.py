@@ -1,8 +1,4 @@
-"""Photos of many requests become batches for the replicas.
-
-A call of a replica costs Ray 2 to 3 ms of CPU time, whether it carries one photo or eight, so
-batches are made here, in the process that has the requests, and not behind the call.
-"""
+"""Photos of many requests become batches for whatever counts them."""
 
 from __future__ import annotations
 
@@ -11,21 +7,34 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from bintally.counting.decision import Scores
 from serving.answer import Counted
 
-__all__ = ["Batcher", "QueueFull", "until_sent"]
-
-BATCHES_PER_REPLICA = 2
-"""One in the model, and one being decoded so that the model need not wait for it."""
+__all__ = ["Batcher", "Counting", "QueueFull", "until_sent"]
 
 
-_Answer = asyncio.Future[tuple[Counted, Scores]]
+class Counting(Protocol):
+    """What counts batches: the seam between the requests and the processes with a model."""
+
+    @property
+    def idle(self) -> int:
+        """Workers that have nothing to do."""
+
+    @property
+    def free(self) -> int:
+        """Batches that the workers would take now."""
+
+    def count(self, photos: Sequence[bytes]) -> Awaitable[Sequence[Counted | BaseException]]:
+        """Has a batch counted: what each photo shows, or why that is not known. A place among the
+        `free` is taken at once, not when this is awaited."""
 
 
 class QueueFull(Exception):
     """As many photos wait as may."""
+
+
+_Answer = asyncio.Future[Counted]
 
 
 @dataclass(frozen=True)
@@ -36,42 +45,35 @@ class _Waiting:
 
 
 def until_sent(
-    queued: int,
-    waited_s: float,
-    in_flight: int,
-    replicas: int,
-    max_batch: int,
-    max_wait_s: float,
+    queued: int, waited_s: float, idle: int, free: int, max_batch: int, max_wait_s: float
 ) -> float | None:
     """How many seconds from now the next batch is to be sent, if no photo comes in between; None
-    where it has to wait for a batch in flight.
+    where it has to wait for a worker.
 
-    A full batch goes as soon as a replica can take it. A smaller one goes at once to an idle
-    replica, and to a busy one when its first photo has waited long enough.
+    A full batch goes as soon as a worker can take it. A smaller one goes at once to an idle
+    worker, and to a busy one when its first photo has waited long enough.
     """
-    if not queued or in_flight >= BATCHES_PER_REPLICA * replicas:
+    if not queued or not free:
         return None
-    if queued >= max_batch or in_flight < replicas:
+    if queued >= max_batch or idle:
         return 0.0
     return max(0.0, max_wait_s - waited_s)
 
 
 class Batcher:
-    """A queue of photos in front of the replicas. Belongs to one event loop."""
+    """A queue of photos in front of the workers. Belongs to one event loop."""
 
     def __init__(
         self,
-        send: Callable[[Sequence[bytes]], Awaitable[Counted]],
-        replicas: Callable[[], int],
+        counting: Counting,
         *,
         max_batch: int,
         max_wait_s: float,
         max_queue: int,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`send` has a batch counted, `replicas` says how many of them there are now, and `observe`
-        is told the size of every batch."""
-        self._send, self._replicas, self._observe = send, replicas, observe
+        """`observe` is told the size of every batch."""
+        self._counting, self._observe = counting, observe
         self._max_batch, self._max_wait_s, self._max_queue = max_batch, max_wait_s, max_queue
         self._queue: OrderedDict[_Answer, _Waiting] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,13 +86,13 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        """Batches that are with the replicas."""
+        """Batches that are with the workers."""
         return len(self._tasks)
 
     def submit(self, photos: Sequence[bytes]) -> list[_Answer]:
         """Puts photos into the queue, all or none. What is cancelled leaves it.
 
-        Raises `QueueFull`. What `send` raises, the photos of that batch raise.
+        Raises `QueueFull`.
         """
         if len(self._queue) + len(photos) > self._max_queue:
             raise QueueFull
@@ -103,7 +105,7 @@ class Batcher:
         return [one.answer for one in waiting]
 
     def pump(self) -> None:
-        """Sends what is to be sent now. To be called when the number of replicas has changed."""
+        """Sends what is to be sent now. To be called when there is another worker."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -113,8 +115,8 @@ class Batcher:
             seconds = until_sent(
                 len(self._queue),
                 waited_s,
-                len(self._tasks),
-                self._replicas(),
+                self._counting.idle,
+                self._counting.free,
                 self._max_batch,
                 self._max_wait_s,
             )
@@ -123,7 +125,10 @@ class Batcher:
             if seconds > 0:
                 self._timer = asyncio.get_running_loop().call_later(seconds, self.pump)
                 return
-            task = asyncio.ensure_future(self._run(self._take()))
+            batch = self._take()
+            self._observe(len(batch))
+            counting = self._counting.count([one.photo for one in batch])
+            task = asyncio.ensure_future(_answer(batch, counting))
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
@@ -131,22 +136,23 @@ class Batcher:
         number = min(len(self._queue), self._max_batch)
         return [self._queue.popitem(last=False)[1] for _ in range(number)]
 
-    async def _run(self, batch: list[_Waiting]) -> None:
-        self._observe(len(batch))
-        try:
-            counted = await self._send([one.photo for one in batch])
-            answers = [(counted, row) for row in counted.rows]
-            assert len(answers) == len(batch), "a replica answers for every photo"
-        except Exception as error:
-            # Whatever went wrong went wrong for these photos, and for nobody else.
-            for one in batch:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
-            return
-        for one, answer in zip(batch, answers, strict=True):
-            if not one.answer.done():
-                one.answer.set_result(answer)
-
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.pump()
+
+
+async def _answer(
+    batch: Sequence[_Waiting], counting: Awaitable[Sequence[Counted | BaseException]]
+) -> None:
+    try:
+        results = await counting
+    except Exception as error:
+        # Whatever went wrong went wrong for these photos, and for nobody else.
+        results = [error] * len(batch)
+    for one, result in zip(batch, results, strict=True):
+        if one.answer.done():
+            continue
+        if isinstance(result, BaseException):
+            one.answer.set_exception(result)
+        else:
+            one.answer.set_result(result)

@@ -39,6 +39,9 @@ class Limits:
 class ServeConfig:
     """Settings of `bintally serve`."""
 
+    # On a cluster they come from a file, in which a name may be misspelled.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
     checkpoint: Path
     """best.pt or last.pt of a run. When the file is replaced, the new one is taken in."""
     port: int = 8080
@@ -49,10 +52,16 @@ class ServeConfig:
     """File with the bearer token that requests must carry; else BINTALLY_TOKEN in the environment,
     else none is asked for."""
 
+    ray: str | None = None
+    """Deploy on the Ray cluster at this address (auto, HOST:PORT), behind Ray Serve's proxies, and
+    end; every node must have bintally, and the checkpoint under the same name."""
+
     replicas: int = 0
-    """Processes that count. 0 is one for each GPU, or for each core of a CPU, up to 4."""
+    """Processes that count. 0 is one for each GPU, or for each core of a CPU, up to 4; of a
+    cluster, one."""
     max_replicas: int = 0
-    """More than --replicas: load decides how many there are, from --replicas to this."""
+    """More than --replicas, on a cluster: load decides how many there are, from --replicas to
+    this."""
     gpus_per_replica: float = -1.0
     """Share of a GPU: 0.5 puts two replicas on one. -1 is 1 where there are GPUs, 0 elsewhere."""
     precision: PrecisionName = "auto"

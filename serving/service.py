@@ -1,4 +1,7 @@
-"""What the server does between a request and its answer, and what it knows of itself."""
+"""What a server does between a request and its answer, and what it knows of itself.
+
+The same on one machine, where `server.py` listens for it, and in a replica of a Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import asyncio
 import hmac
 import logging
 import math
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from bintally.counting.decision import Scores
+from bintally.terminal.progress import say
 from serving.answer import Counted, make_answer
 from serving.batcher import Batcher, QueueFull
-from serving.config import Limits
-from serving.fleet import ReplicaLost
+from serving.config import ServeConfig
 from serving.http.bodies import Bodies
 from serving.http.refusal import Refusal
 from serving.http.request import Asked, Item
 from serving.metrics import Metrics
-from serving.releases import Release
+from serving.workers.client import WorkerLost
+from serving.workers.pool import Shape, Workers
+from serving.workers.releases import ReleaseWatcher
+from serving.workers.wire import Release
 
 __all__ = ["Service"]
 
@@ -27,27 +34,38 @@ State = Literal["starting", "ready", "draining"]
 
 logger = logging.getLogger("serving")
 
+LOOK_EVERY_S = 1.0
+"""At the checkpoint's file."""
+
 
 class Service:
     """Counts what is asked for, within limits. Belongs to one event loop."""
 
-    def __init__(self, limits: Limits, token: str | None) -> None:
-        self.limits = limits
+    def __init__(self, config: ServeConfig, shape: Shape, token: str | None) -> None:
+        self.limits = config.limits
         self._token = token
         self.state: State = "starting"
-        self.replicas = 0
-        self.batcher: Batcher | None = None
         self.release: Release | None = None
-        self.bodies = Bodies(limits)
+        self.bodies = Bodies(self.limits)
         self._recent_s_per_photo = 0.02
+        self._watcher = ReleaseWatcher(config.checkpoint)
+        self._folder = tempfile.TemporaryDirectory(prefix="bintally-serving-")
+        self._workers = Workers(config, shape, Path(self._folder.name), lambda: self.batcher.pump())
+        self.batcher = Batcher(
+            self._workers,
+            max_batch=shape.batch,
+            max_wait_s=config.batch_wait_ms / 1e3,
+            max_queue=config.max_queue,
+            observe=lambda size: self.metrics.batches.observe(size),
+        )
         self.metrics = Metrics(
             {
-                "bintally_queue_photos": ("Photos waiting.", lambda: self._of_batcher("queued")),
+                "bintally_queue_photos": ("Photos waiting.", lambda: self.batcher.queued),
                 "bintally_batches_in_flight": (
-                    "Batches with replicas.",
-                    lambda: self._of_batcher("in_flight"),
+                    "Batches with workers.",
+                    lambda: self.batcher.in_flight,
                 ),
-                "bintally_replicas": ("Replicas that can count.", lambda: self.replicas),
+                "bintally_replicas": ("Workers that can count.", lambda: self._workers.running),
                 "bintally_held_bytes": (
                     "Of requests being served.",
                     lambda: self.bodies.held_bytes,
@@ -55,17 +73,48 @@ class Service:
             }
         )
 
-    def _of_batcher(self, name: str) -> float:
-        return float(getattr(self.batcher, name)) if self.batcher is not None else 0.0
+    async def start(self) -> Release:
+        """Starts the workers; returns when all of them can count.
+
+        Raises `UsageError` for a checkpoint that does not count, `WorkError` where a worker dies.
+        """
+        self.release = await self._workers.start()
+        self.metrics.serve(self.release.sha256)
+        if self.state == "starting":
+            self.state = "ready"
+        return self.release
+
+    async def watch(self) -> None:
+        """Takes in checkpoints that are put in the place of the one served, until it is
+        cancelled. Whatever is wrong with one, what was served is served on."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if not self._watcher.changed():
+                continue
+            try:
+                self.release = await self._workers.take_in()
+            except Exception as error:
+                self.metrics.releases.labels("refused").inc()
+                say(f"new checkpoint refused: {error}")
+                continue
+            self.metrics.serve(self.release.sha256)
+            self.metrics.releases.labels("taken").inc()
+            say(f"new checkpoint {self.release.sha256[:12]} taken in")
+
+    async def stop(self) -> None:
+        """Ends the workers."""
+        await self._workers.stop()
+        self._folder.cleanup()
 
     @property
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests should come here, and what `/ping` says. That it answers at all tells
         that it is alive."""
-        ready = self.state == "ready" and self.replicas > 0
+        running = self._workers.running
+        ready = self.state == "ready" and running > 0
         status = self.state if ready or self.state != "ready" else "no replica"
         model = self.release.sha256 if self.release is not None else None
-        return ready, {"status": status, "replicas": self.replicas, "model": model}
+        return ready, {"status": status, "replicas": running, "model": model}
 
     def authorise(self, authorization: str) -> None:
         """Raises `Refusal` (401) unless a request carries the token, where one is asked for."""
@@ -77,18 +126,15 @@ class Service:
         if scheme.lower() != "bearer" or not right:
             raise Refusal(401, "send the header Authorization: Bearer <token>", close=True)
 
-    def admit(self, content_length: str | None) -> None:
+    def admit(self) -> None:
         """Raises `Refusal` for a request that is refused by its head."""
-        if self.batcher is None:
+        if self.release is None:
             raise Refusal(503, "not ready yet: the model is being loaded", retry_after_s=2)
-        if content_length is not None and int(content_length) > self.limits.body_bytes:
-            raise Refusal(413, f"the request has more than {self.limits.body_bytes:,} bytes")
         if self.batcher.queued >= self.limits.queue:
             raise self._busy()
 
     def _busy(self) -> Refusal:
-        waiting = self.batcher.queued if self.batcher is not None else 0
-        seconds = max(1, min(30, math.ceil(waiting * self._recent_s_per_photo)))
+        seconds = max(1, min(30, math.ceil(self.batcher.queued * self._recent_s_per_photo)))
         return Refusal(429, "too many photos are waiting; come again", retry_after_s=seconds)
 
     async def answer(self, asked: Asked, began: float) -> tuple[int, dict[str, Any]]:
@@ -119,10 +165,9 @@ class Service:
         first = {"status": refusals[0].status, "reason": f"no photo counted: {refusals[0].reason}"}
         return refusals[0].status, {"error": first, "predictions": predictions} | took
 
-    async def _count(self, items: Sequence[Item]) -> list[tuple[Counted, Scores] | BaseException]:
+    async def _count(self, items: Sequence[Item]) -> list[Counted | BaseException]:
         if not items:
             return []
-        assert self.batcher is not None, "admitted before"
         began = time.perf_counter()
         try:
             futures = self.batcher.submit([item.photo for item in items])
@@ -151,16 +196,13 @@ class Service:
                 self.metrics.verdicts.labels(answer["verdict"]).inc()
 
 
-def _describe(
-    item: Item, result: tuple[Counted, Scores] | BaseException
-) -> dict[str, Any] | Refusal:
-    if isinstance(result, ReplicaLost):
-        return Refusal(503, "the replica that counted it died; send it again", retry_after_s=1)
+def _describe(item: Item, result: Counted | BaseException) -> dict[str, Any] | Refusal:
+    if isinstance(result, WorkerLost):
+        return Refusal(500, "two workers died of counting it; it is not tried again")
     if isinstance(result, BaseException):
         logger.error("counting failed: %s", result, exc_info=result)
         return Refusal(500, "counting failed; the server's log says why")
-    counted, row = result
-    if isinstance(row, str):
-        return Refusal(400, row)
-    answer = make_answer(row, counted.classes, counted.rule, item.expected_quantity)
-    return {**answer, "model": counted.model}
+    if isinstance(result.scores, str):
+        return Refusal(400, result.scores)
+    answer = make_answer(result.scores, result.classes, result.rule, item.expected_quantity)
+    return {**answer, "model": result.model}

@@ -24,7 +24,6 @@ from bintally.storage.lease import Lease
 from bintally.storage.opening import take_lease
 from bintally.storage.place import Place
 from bintally.terminal.progress import Progress, say
-from sharding.columns import rows_at
 from sharding.destination import (
     FILES,
     PLAN,
@@ -98,12 +97,10 @@ class _Maker:
         labels = label_texts(table, classes)
         # Which of the source's rows each one is.
         source_rows = pc.index_in(table["id"], self.rows.table["id"])
-        listed = self.rows.table.select(["path", "bytes", "version"])
 
         def job(shard: PlannedShard) -> ShardJob:
             rows = source_rows.take(shard.rows)
-            photos = rows_at(listed, rows)
-            photos = photos.append_column("id", table["id"].take(shard.rows))
+            photos = self.rows.photos(rows)
             photos = photos.append_column("label", labels.take(shard.rows)).combine_chunks()
             metadata = self.rows.json.take(rows.to_numpy())
             return ShardJob(
@@ -167,20 +164,24 @@ def build(
         maker = _Maker(source, rows, options, lease, distributor, connections)
         listed = None if options.ids is None else read_ids(options.ids)
         identity = Identity(rows.source, options.seed, options.recorded(listed), None)
+        plan = None
         if found.dataset is None:
             plan = make_plan(rows, options)
             _refuse_another(found, replace(identity, plan=plan.digest), destination)
-            result = _make(maker, found, plan, None)
         else:
             _refuse_another(found, identity, destination, append)
             catalog = _read_catalog(found, lease, append)
             num_whole = _mend(maker, found.dataset, catalog)
             if append and rows.source != found.dataset.source:
                 plan = make_plan(rows, options, catalog, found.dataset.classes)
-                result = _make(maker, found, plan, found.dataset)
-            else:
-                discard_unfinished(found, lease)
-                result = _describe_complete(found.dataset, catalog, listed, num_whole)
+        if plan is None:
+            assert found.dataset is not None, "what is not there is planned"
+            discard_unfinished(found, lease)
+            result = _describe_complete(found.dataset, catalog, listed, num_whole)
+        else:
+            records, resumed = _write_shards(maker, found, plan)
+            del maker, rows  # Large, and of no more use.
+            result = _write_dataset(lease, found, plan, records, options.seed, resumed)
         tidy(lease)
         return result
 
@@ -209,10 +210,11 @@ def _refuse_another(
         )
 
 
-def _make(maker: _Maker, found: Found, plan: Plan, earlier: Dataset | None) -> Result:
-    """Writes the shards of a plan that are not there yet, and what belongs to them."""
-    lease, options = maker.lease, maker.options
-    identity = Identity(maker.rows.source, options.seed, plan.recorded, plan.digest)
+def _write_shards(maker: _Maker, found: Found, plan: Plan) -> tuple[list[ShardRecord], int]:
+    """Writes the shards of a plan that are not there yet. Returns what became of all of them, and
+    how many were there."""
+    lease = maker.lease
+    identity = Identity(plan.source, maker.options.seed, plan.recorded, plan.digest)
     if found.unfinished is not None and found.unfinished.plan != plan.digest:
         # The source has grown again since an append of it was interrupted.
         discard_unfinished(found, lease)
@@ -224,10 +226,22 @@ def _make(maker: _Maker, found: Found, plan: Plan, earlier: Dataset | None) -> R
     for record in maker.make(plan.table, missing, plan.classes, done):
         records[record.shard.path] = record
     ordered = [records[shard.path] for shard in plan.shards]
-    if earlier is None and not any(record.shard.samples for record in ordered):
+    if found.dataset is None and not any(record.shard.samples for record in ordered):
         tidy(lease)
         _refuse_useless(maker.source, ordered)
-    dataset, table, files = describe_shards(maker.rows, plan, ordered, options.seed, earlier)
+    return ordered, resumed
+
+
+def _write_dataset(
+    lease: Lease,
+    found: Found,
+    plan: Plan,
+    records: Sequence[ShardRecord],
+    seed: int,
+    resumed: int,
+) -> Result:
+    """Writes what belongs to finished shards, `dataset.json` last."""
+    dataset, table, files = describe_shards(plan, records, seed, found.dataset)
     sizes = {entry.path: entry.size_bytes for entry in lease.place.entries()}
     for shard in dataset.shards:
         if sizes.get(shard.path) != shard.bytes or shard.index not in sizes:

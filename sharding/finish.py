@@ -15,7 +15,6 @@ from sharding.card.card import make_cards
 from sharding.planning.growth import WRITTEN
 from sharding.planning.plan import Plan
 from sharding.shard import ShardRecord, written_schema
-from sharding.source.rows import SourceRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,24 +36,16 @@ def label_texts(table: pa.Table, classes: Classes) -> pa.Array:
 
 
 def describe_shards(
-    source: SourceRows,
-    plan: Plan,
-    records: Sequence[ShardRecord],
-    seed: int,
-    earlier: Dataset | None,
+    plan: Plan, records: Sequence[ShardRecord], seed: int, earlier: Dataset | None
 ) -> tuple[Dataset, pa.Table, dict[str, bytes]]:
     """The dataset that a plan has become, its catalog, and its files but for `dataset.json`."""
     table = _complete_rows(plan, records)
-    dropped = {"version"}
-    if source.is_abid:  # The id says it.
-        dropped.add("path")
     if are_counts(plan.classes):
-        dropped.add("label")
-    table = table.drop_columns([name for name in table.column_names if name in dropped])
+        table = table.drop_columns(["label"])
     dataset = Dataset(
         plan.classes,
         seed,
-        source.source,
+        plan.source,
         plan.recorded,
         {name: _split(name, plan, records, earlier) for name in SPLITS},
         label="cls" if are_counts(plan.classes) else LABEL_OF_NAMES,

@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import REPOSITORY
 
-__all__ = ["Cluster", "Node", "ray_cluster"]
+__all__ = ["Cluster", "Node", "end_marked", "free_port", "marked", "ray_cluster"]
 
 START_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -54,15 +54,7 @@ class Node:
 
     def processes(self) -> list[int]:
         """The ids of the node's processes, its workers among them."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if (
-                    folder.name.isdigit()
-                    and self._mark.encode() in (folder / "environ").read_bytes()
-                ):
-                    found.append(int(folder.name))
-        return found
+        return marked(self._mark)
 
     def runs(self, task: str) -> bool:
         """Whether a worker of the node is at a task, "ray::" and its function's name."""
@@ -77,18 +69,38 @@ class Node:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        while left := self.processes():
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.05)
+        end_marked(self._mark)
+
+
+def marked(mark: str) -> list[int]:
+    """The ids of the processes that have `mark`, NAME=VALUE, in their environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Kills the processes that have `mark` in their environment; returns when they are gone."""
+    while left := marked(mark):
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 class Cluster:
     """A head and further nodes on this machine."""
 
     def __init__(
-        self, address: str, dashboard: str, environment: Mapping[str, str], nodes: list[Node]
+        self,
+        address: str,
+        dashboard: str,
+        environment: Mapping[str, str],
+        nodes: list[Node],
+        add: Callable[[], None],
     ) -> None:
         self.address = address
         """For `--ray`."""
@@ -98,6 +110,8 @@ class Cluster:
         """For the processes that connect."""
         self.nodes = nodes
         """The head is the first."""
+        self.add = add
+        """Starts a further node; returns when all know it."""
 
 
 @contextlib.contextmanager
@@ -108,9 +122,11 @@ def ray_cluster(
     dashboard: bool = False,
     token: str = "",
     adds: Mapping[str, float] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """Starts a head and `num_nodes - 1` further nodes of so many cores; all know each other when it
-    yields, and none is left when it is over. Ray's autoscaler may add one that has `adds`."""
+    """Starts a head and `num_nodes - 1` further nodes of so many cores, all with these environment
+    variables; all know each other when it yields, and none is left when it is over. Ray's
+    autoscaler may add one that has `adds`."""
     with (
         # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name,
@@ -118,17 +134,22 @@ def ray_cluster(
     ):
         # A token of this machine's user would be asked for by the head, and not sent by clients.
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": name}
+        # Ray gives a node half a minute, which is little beside other work.
+        environment |= {
+            "RAY_raylet_start_wait_time_s": str(int(START_TIMEOUT_S)),
+            **(variables or {}),
+        }
         if token:
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        address = f"{LOCALHOST}:{_free_port()}"
+        address = f"{LOCALHOST}:{free_port()}"
         size = [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         head = [
             "--head",
             f"--port={address.rpartition(':')[2]}",
             f"--include-dashboard={dashboard}",
         ]
-        head += [f"--ray-client-server-port={_free_port()}"]
-        jobs_port = _free_port()
+        head += [f"--ray-client-server-port={free_port()}"]
+        jobs_port = free_port()
         head += [f"--dashboard-port={jobs_port}"]
         if adds is not None:
             config = Path(name) / "autoscaling.json"
@@ -136,13 +157,18 @@ def ray_cluster(
             head += [f"--autoscaling-config={config}"]
             environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         nodes: list[Node] = []
-        for role in (head, *[[f"--address={address}"]] * (num_nodes - 1)):
-            agent = [f"--dashboard-agent-listen-port={_free_port()}"]
+
+        def add(role: Sequence[str] = (f"--address={address}",)) -> None:
+            agent = [f"--dashboard-agent-listen-port={free_port()}"]
             node = Node([*role, *size, *agent], environment, Path(name))
             stack.callback(node.kill)
             node.wait_until_ready()
             nodes.append(node)
-        yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes)
+
+        add(head)
+        for _ in range(num_nodes - 1):
+            add()
+        yield Cluster(address, f"http://{LOCALHOST}:{jobs_port}", environment, nodes, add)
 
 
 def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[str, Any]:
@@ -176,7 +202,8 @@ def _autoscaling(address: str, cores: int, adds: Mapping[str, float]) -> dict[st
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server((LOCALHOST, 0)) as free:
         port: int = free.getsockname()[1]
         return port

@@ -230,11 +230,14 @@ class FitConfig:
         return tuple(dict.fromkeys(name for name in names if name))
 
     @property
+    def flips_only(self) -> bool:
+        """Whether there are at most two views of a photo, whose features can be kept."""
+        return self.augment in ("none", "flip")
+
+    @property
     def uses_features(self) -> bool:
-        """Whether the head is trained on kept features of the frozen backbone, which know no other
-        augmentation than flips."""
-        flips = self.augment in ("none", "flip")
-        return self.trainable == "head" and self.epochs > 1 and flips
+        """Whether the head is trained on kept features of the frozen backbone."""
+        return self.trainable == "head" and self.epochs > 1 and self.flips_only
 
 
 CHOICES = {

@@ -35,7 +35,7 @@ class Fitted:
     """How a run ended."""
 
     finished: bool
-    """False where SIGTERM interrupted it: `--resume` goes on."""
+    """False where SIGTERM interrupted it, or `on_epoch` paused it: `--resume` goes on."""
     stopped: str
     """Why it ended before its last epoch, if it did."""
     best: dict[str, Any]
@@ -73,11 +73,12 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
         survival = Survival(
             process, requested, len(dataset.classes), config.checkpoint_every_minutes
         )
+        paused = False
         with hold(config.run, process):
             try:
                 run = Trainer(config, dataset, train, validation, process, survival, on_epoch)
                 finished = run.execute()
-                loop = run.loop
+                loop, paused = run.loop, run.paused
                 fitted = Fitted(finished, loop.stopped, loop.position.best, loop.position.history)
             except Terminated:
                 if process.is_first:
@@ -94,7 +95,7 @@ def fit(config: FitConfig, on_epoch: OnEpoch | None = None) -> Fitted:
                 ) from error
             finally:
                 survival.close()
-        if not fitted.finished and not requested.wait(ASKED_WITHIN_S):
+        if not (fitted.finished or paused) and not requested.wait(ASKED_WITHIN_S):
             # An exit code of 0 would tell this process's launcher that the run is done.
             raise WorkError(
                 f"another process was asked to end, and this one ends with it; all is saved in "

@@ -47,8 +47,9 @@ from training.survival.resumption import describe_last, find_earlier, read_toget
 
 __all__ = ["OnEpoch", "Trainer"]
 
-OnEpoch = Callable[[dict[str, Any]], None]
-"""Is given an epoch's line of `metrics.jsonl`, on every process; True on the first ends the run."""
+OnEpoch = Callable[[dict[str, Any]], bool | None]
+"""Is given an epoch's line of `metrics.jsonl`, on every process; True, on all of them, pauses the
+run: all is saved, and the same with `resume` goes on."""
 
 
 class Trainer(Callback):
@@ -68,6 +69,7 @@ class Trainer(Callback):
         self.train, self.validation = train, validation
         self.survival, self.on_epoch = survival, on_epoch
         self.began = time.monotonic()
+        self.paused = False
         mirror = None if config.mirror is None else open_place(config.mirror)
         self.writer = CheckpointWriter(open_place(config.run), mirror)
         earlier = find_earlier(config, dataset.sha256, process)
@@ -98,7 +100,7 @@ class Trainer(Callback):
     def execute(self) -> bool:
         """Trains what is left to train, then evaluates the best checkpoint and reports.
 
-        False where SIGTERM interrupted it.
+        False where SIGTERM interrupted it, or it was paused.
         """
         # Trackers wait for their servers last, when all is saved.
         with self.tracking:
@@ -108,8 +110,10 @@ class Trainer(Callback):
         try:
             self.tracking.log(self.loop.position.history)
             with self.debugger or nullcontext():
-                while not self.loop.ended:
+                while not (self.loop.ended or self.paused):
                     self._train_epoch()
+            if not self.loop.ended:
+                return False
             self._finish()
             return True
         except Terminated:
@@ -227,7 +231,7 @@ class Trainer(Callback):
         self._write(METRICS, RULES_FILE, *([BEST, LAST] if better else [LAST]))
         if self.on_epoch is not None:
             self.writer.flush()
-            self.on_epoch(line)
+            self.paused = bool(self.on_epoch(line))
 
     def before_step(self, number: int) -> None:
         if self.debugger is not None:

@@ -31,7 +31,15 @@ class Search(SearchConfig):
         summary = search(config)
         best, metric = summary["best"], summary["metric"]
         settings = ", ".join(f"{name} {value}" for name, value in best["parameters"].items())
-        print(f"best: trial {best['number']}, validation {metric} {best['value']:.4f}: {settings}")
+        won = summary["chosen"]["finalists"][0]
+        over = ""
+        if (error := won["standard_error"]) is not None:
+            over = f" ± {error:.4f} over {len(won['values'])} seeds"
+        if (chance := summary["chosen"]["sampling_error"]) is not None:
+            over += f", and ± {chance:.4f} by the chance of {summary['chosen']['samples']:,} photos"
+        print(
+            f"best: trial {best['number']}, validation {metric} {won['mean']:.4f}{over}: {settings}"
+        )
         if (test := summary["winner"]["test"]) is not None:
             always = test["baseline"]
             # Where classes are names, there is none.
@@ -43,6 +51,8 @@ class Search(SearchConfig):
                 f"test, {test['samples']:,} photos seen once: accuracy {test['accuracy']:.2%}{ours}"
                 f" (always {always['count']}: {always['accuracy']:.2%}{theirs})"
             )
+        if (overhead := summary["overhead_s"]) is not None:
+            print(f"overhead: {overhead:.2f} s a trial beside its training")
         print(f"winner: {self.output / WINNER}")
         print(f"trials: {self.output / CSV}")
         print(f"report: {self.output / SEARCH_REPORT}")

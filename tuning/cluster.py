@@ -42,8 +42,11 @@ class Resources:
     """Processes of a trial."""
     worker: Mapping[str, float]
     """What each of them takes: CPU, GPU."""
+    room: int
+    """Trials at a time that the cluster has room for now."""
     concurrency: int
-    """Trials at a time."""
+    """Trials at a time, at most: more than there is room for, as a cluster may grow. Groups of
+    workers do without."""
 
     @staticmethod
     def of(config: SearchConfig, heads: bool) -> Resources:
@@ -74,10 +77,13 @@ class Resources:
                 f"for {workers if workers > 1 else 'it'} ({have}); see --cpus-per-trial, "
                 "--gpus-per-trial and --workers-per-trial"
             )
-        concurrency = min(config.concurrency or most, config.trials)
+        concurrency = config.concurrency or config.lag
+        if workers > 1:
+            # Groups that have no room wait for it inside Ray Train, which gives up at some time.
+            concurrency = min(concurrency, most)
         able = [node for node in nodes if trials_at_a_time([node], worker, 1)]
         cores = max(1, int(max(node.get("CPU", 0) for node in able)))
-        return Resources(cores, gpus, workers, worker, concurrency)
+        return Resources(cores, gpus, workers, worker, most, concurrency)
 
     @property
     def gpus_of_a_trial(self) -> float:

@@ -12,12 +12,16 @@ from bintally.options import DeviceName, EngineName, PrecisionName, Trainable
 from training.config import FitConfig, MetricName
 from training.metrics import NEEDS_COUNTS
 from training.presets import preset
-from tuning.space import ORIGINAL, Space, parse_space
+from tuning.space import ORIGINAL, Range, Space, parse_space
 
-__all__ = ["AlgorithmName", "SchedulerName", "SearchConfig"]
+__all__ = ["SEARCH_FORMAT", "AlgorithmName", "SchedulerName", "SearchConfig"]
 
 AlgorithmName = Literal["optuna", "random", "grid"]
-SchedulerName = Literal["none", "asha", "pbt"]
+SchedulerName = Literal["none", "halving"]
+
+AT_A_TIME = 8
+"""Trials at a time, unless more are asked for. Fixed, for the next trial learns from those that are
+over: up to so many, a search has the same trials on any cluster."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,13 @@ class SearchConfig:
     algorithm: AlgorithmName = "optuna"
     """optuna learns from the trials before (TPE); random does not; grid tries all combinations."""
     scheduler: SchedulerName = "none"
-    """asha ends trials early that fall behind; pbt (with --trainable all and --algorithm random)
-    lets them go on from better ones with changed settings."""
+    """halving compares each eight trials after a quarter and after half of their epochs, and lets
+    the better half go on: half of the epochs in all."""
+    repeats: int = 2
+    """How often the best three are trained again, with other seeds: the best mean wins. 0 takes the
+    best trial as it is."""
     concurrency: int = 0
-    """Trials at a time; 0 is as many as the cluster has room for."""
+    """Trials at a time, at most; 0 is eight, or, with --scheduler halving, sixteen."""
     minutes: float = 0.0
     """End the search after so long, with the trials that are there; 0 does not."""
     patience: int = 0
@@ -52,7 +59,8 @@ class SearchConfig:
     warm_start: tuple[Path, ...] = ()
     """Folders of earlier searches over the same settings, for Optuna to learn from."""
     seed: int = 0
-    """Of the search and of every training: the same seed and --concurrency, the same trials."""
+    """Of the search and of every training. The same seed gives the same trials on any cluster, with
+    up to eight at a time."""
 
     gpus_per_trial: float = -1.0
     """A fraction lets trials share a GPU. -1 is one where the cluster has any, and a quarter where
@@ -93,16 +101,6 @@ class SearchConfig:
         if not self.cpus_per_trial > 0:
             raise UsageError(f"--cpus-per-trial {self.cpus_per_trial}: must be above 0")
         heads = self.base(ORIGINAL).trainable == "head"
-        if self.scheduler == "pbt" and (heads or self.algorithm != "random"):
-            raise UsageError(
-                "--scheduler pbt: needs --trainable all (a head is trained in seconds, and has "
-                "nothing worth inheriting) and --algorithm random (it does the learning itself)"
-            )
-        if self.scheduler == "pbt" and self.workers_per_trial > 1:
-            raise UsageError(
-                f"--workers-per-trial {self.workers_per_trial}: with --scheduler pbt, a trial has "
-                "one process"
-            )
         if heads and self.workers_per_trial > 1:
             raise UsageError(
                 f"--workers-per-trial {self.workers_per_trial}: a head needs one process only; "
@@ -123,38 +121,26 @@ class SearchConfig:
 
     def check_space(self, space: Space, classes: Classes = ()) -> None:
         """Raises `UsageError`, as `fit` does, for a value of the space that makes no sense, of the
-        dataset's `classes` too, and for a setting that cannot be searched where only heads are
-        trained."""
+        dataset's `classes` too, and for a range of what decides a frozen backbone's features."""
         if self.metric in NEEDS_COUNTS and not are_counts(classes):
             raise UsageError(
                 f"--metric {self.metric}: needs counts, and the classes of {self.shards} are "
                 "names; choose accuracy or loss"
             )
         base = self.base(space)
-        self._check_training(base, classes)
+        _check_training(base, classes)
         for name, dimension in space.dimensions.items():
-            if base.trainable == "head" and name in OF_FEATURES:
+            if base.trainable == "head" and name in OF_FEATURES and isinstance(dimension, Range):
                 raise UsageError(
-                    f"--space {self.space}: {name} cannot be searched on a frozen backbone, whose "
-                    "features are computed once; give it one value, or search with --trainable all"
+                    f"--space {self.space}: {name} is a range, and each of its values has features "
+                    "of its own on a frozen backbone; list those to try"
                 )
             for value in dimension.ends():
-                setting: dict[str, Any] = {name: value}
                 try:
-                    self._check_training(replace(base, **setting), classes)
+                    setting: dict[str, Any] = {name: value}
+                    _check_training(replace(base, **setting), classes)
                 except UsageError as error:
                     raise UsageError(f"--space {self.space}: {error}") from error
-
-    @staticmethod
-    def _check_training(training: FitConfig, classes: Classes) -> None:
-        training.check()
-        training.check_classes(classes)
-        # Whatever `fit` would do, a search's heads are trained on kept features.
-        if training.trainable == "head" and training.augment not in ("none", "flip"):
-            raise UsageError(
-                f"--augment {training.augment}: the features that heads are searched on know flips "
-                "alone; search with --trainable all"
-            )
 
     def base(self, space: Space) -> FitConfig:
         """The training that a trial is, with the preset's values for what is searched.
@@ -166,16 +152,32 @@ class SearchConfig:
         settings = preset(self.preset) | given | dict(space.fixed)
         return FitConfig(run=self.output, best_metric=self.metric, resume=True, **settings)
 
+    @property
+    def lag(self) -> int:
+        """Trials that may be begun before the first of them is over."""
+        most = max(self.concurrency, AT_A_TIME)
+        # Those of a cohort wait for each other, while the next one begins.
+        return 2 * most if self.scheduler == "halving" else most
+
     def to_dict(self, space: Space) -> dict[str, Any]:
         """What decides the search's trials, for a resumed one to be compared with."""
         value = {k: v for k, v in asdict(self).items() if k in DECIDING}
+        value["format"] = SEARCH_FORMAT
         value["warm_start"] = [folder.name for folder in self.warm_start]
         base = self.base(space).to_dict()
         return value | {"space": space.to_dict(), "base": base}
 
 
+def _check_training(training: FitConfig, classes: Classes) -> None:
+    training.check()
+    training.check_classes(classes)
+
+
+SEARCH_FORMAT = "bintally-search/2"
+"""Since trials count by several epochs in a row, and their order is any cluster's."""
 LEAST = {
     "trials": 1,
+    "repeats": 0,
     "concurrency": 0,
     "minutes": 0,
     "patience": 0,
@@ -193,10 +195,10 @@ SHARED = (
     "device",
     "cache",
     "cache_gib",
+    "mirror",
     "seed",
 )
 """Settings that a search hands on to its trainings."""
-OF_FEATURES = ("weights", "image_size", "precision")
-"""Settings that decide what a frozen backbone makes of a photo. So does the backbone itself, of
-each of which the features are computed."""
+OF_FEATURES = ("image_size",)
+"""Numbers that decide what a frozen backbone makes of a photo."""
 DECIDING = ("metric", "algorithm", "scheduler", "seed", "workers_per_trial")

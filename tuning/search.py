@@ -1,8 +1,9 @@
 """A search: features once, many trials, one winner, and all of it told.
 
 The output folder holds `search.json` (what is searched, for `--resume`), `trials/` (a file for each
-that is over, and the runs of those that train everything), `winner/` (a run like any other),
-`results.csv`, `best.json`, `report.html`, and `ray/` with TensorBoard's events.
+that is over, and the runs of those that train everything), `winner/` (a run like any other: the
+winner's settings with the search's own seed, its best epoch in `best.pt`), `results.csv`,
+`best.json`, `report.html`, and `tensorboard/`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from bintally.storage.opening import open_place
 from bintally.terminal.progress import Progress, say
 from training.launch.ray_train import settled
 from training.metrics import LOWER_IS_BETTER
+from tuning.choosing.study import Outcome, Study, importance
+from tuning.choosing.winner import FINALISTS, WINDOW, Finalist, choose, objective, sampling_error
 from tuning.cluster import Resources, connected
 from tuning.config import SearchConfig
+from tuning.feature_sets import FeatureSets, compute_feature_sets
 from tuning.results import (
     BEST_TRIAL,
     CSV,
@@ -33,17 +37,17 @@ from tuning.results import (
     TRIALS,
     WINNER,
     Trial,
+    read_repeats,
     read_trials,
-    write_csv,
+    trial_name,
 )
-from tuning.schedulers import make_scheduler
 from tuning.search_folder import RAY, begin, note, noted
-from tuning.space import ORIGINAL, Choice, Space
-from tuning.study import Outcome, Study, importance
-from tuning.tasks import Winner, prepare_features, result, train_head, train_winner
+from tuning.space import ORIGINAL, Space
+from tuning.tasks import Winner, result, train_head, train_winner
 
 if TYPE_CHECKING:
-    from tuning.trial import Task
+    from tuning.choosing.agenda import Agenda
+    from tuning.runner import JobsRun
 
 __all__ = ["search"]
 
@@ -74,146 +78,109 @@ class _Search:
     def __init__(self, config: SearchConfig, space: Space, dataset: Dataset, folder: Path) -> None:
         self.config, self.space, self.dataset, self.folder = config, space, dataset, folder
         base = settled(replace(config.base(space), run=folder))
-        self.resources = Resources.of(config, heads=base.trainable == "head")
+        self.heads = base.trainable == "head"
+        self.resources = Resources.of(config, heads=self.heads)
         self.base = replace(base, device="cuda" if self.resources.gpus else "cpu")
         self.lower_is_better = config.metric in LOWER_IS_BETTER
         self.seconds: dict[str, float] = {}
 
     def execute(self) -> dict[str, Any]:
-        heads = self.base.trainable == "head"
         with self._timed("features"):
-            features, home = self._features() if heads else ({}, None)
-        task = self._task(features)
+            features = FeatureSets({}, {})
+            if self.heads:
+                features = compute_feature_sets(
+                    self.base, self.space, self.config.repeats, self.resources
+                )
         with self._timed("search"):
-            trials, ended = self._tune(task)
-        ranked = self._ranked(trials)
-        if not ranked:
+            agenda, ran = self._run(features)
+        overhead_s = ran.overhead_s(self.seconds["search"])
+        self.seconds["search"] -= ran.repeats_s
+        self.seconds["repeats"] = ran.repeats_s
+        found = choose(agenda.trials, agenda.repeats, self.config.metric)
+        if not found:
+            trials = agenda.trials
             raise WorkError(
                 f"{self.folder}: no trial came to its end ({len(trials)} failed; the first: "
                 f"{trials[0].reason if trials else 'none was begun'}); see {CSV} there"
             )
-        best = ranked[0]
+        best = next(trial for trial in agenda.trials if trial.number == found[0].number)
         with self._timed("winner"):
-            winner = self._train_winner(best, home)
-            beside = self._capstone(features) if heads and self.config.preset == CAPSTONE else None
-        return self._write_results(trials, ended, best, winner, beside)
-
-    def _features(self) -> tuple[dict[str, Any], str]:
-        """References to the features of every backbone there is to try, and their node."""
-        import ray
-
-        dimension = self.space.dimensions.get("backbone")
-        backbones = [self.base.backbone]
-        if dimension is not None:
-            assert isinstance(dimension, Choice), "names are no numbers"
-            backbones = [*dimension.values]
-        features, home = {}, ""
-        for backbone in backbones:
-            config = replace(self.base, backbone=backbone)
-            compute = ray.remote(
-                num_cpus=self.resources.cores_of_a_node, num_gpus=1 if self.resources.gpus else 0
-            )(prepare_features)
-            say(
-                f"{backbone}: features of {self.dataset.splits['train'].samples:,} photos in both "
-                f"views and {self.dataset.splits['validation'].samples:,} to validate on, once"
-            )
-            reference, node = compute.options(num_returns=2).remote(
-                config, os.environ.get("BINTALLY_CACHE")
-            )
-            home = result(node)
-            features[backbone] = reference
-        return features, home
-
-    def _task(self, features: Mapping[str, Any]) -> Task:
-        from tuning.trial import Task
-
-        return Task(
-            self.base,
-            features,
-            {trial.number: trial for trial in read_trials(self.folder)},
-            os.environ.get("BINTALLY_CACHE"),
-            self.config.workers_per_trial,
-            self.resources.worker,
-            self.config.scheduler == "pbt",
+            winner = self._train_winner(best, features)
+            beside = self._capstone(features) if self.config.preset == CAPSTONE else None
+        return self._write_results(
+            agenda, found, best, winner, beside, overhead_s=overhead_s, time_is_up=ran.time_is_up
         )
 
-    def _tune(self, task: Task) -> tuple[list[Trial], str]:
-        """Runs the trials; those that are over, and why there are fewer than asked for."""
-        from ray import tune
-        from ray.tune.logger import TBXLoggerCallback
+    def _run(self, features: FeatureSets) -> tuple[Agenda, JobsRun]:
+        """Runs the trials and the repeats of the best of them."""
+        from tuning.choosing.agenda import Agenda
+        from tuning.journal import Journal
+        from tuning.runner import run_jobs
+        from tuning.trial import Task, hold_rung
 
-        from tuning.journal import InOrder, Journal
-        from tuning.trial import HeadTrial, train_everything
-
-        config, concurrency = self.config, self.resources.concurrency
-        population = config.scheduler == "pbt"
-        earlier = self._earlier()
+        config, earlier = self.config, self._earlier()
         study = Study(
             self.space,
             config.algorithm,
             lower_is_better=self.lower_is_better,
             seed=config.seed,
-            lag=config.trials if population else self._lag(),
+            # As when the search was begun, or its next trials would be others.
+            lag=noted(self.folder, "lag", config.lag),
             patience=config.patience,
             earlier=earlier,
         )
         if earlier:
             say(f"--warm-start: learned from {study.num_learned} of {len(earlier)} earlier trials")
-        if task.known:
-            say(f"{self.folder}: {len(task.known)} trials are over already")
-        searcher, space = None, None
-        if population:
-            points = [{"parameters": study.ask()} for _ in range(config.trials)]
-            space = {
-                "number": tune.grid_search([*range(config.trials)]),
-                "parameters": tune.sample_from(
-                    lambda spec: points[spec.config.number]["parameters"]
-                ),
-            }
-        else:
-            searcher = InOrder(study, config.trials)
-        heads = self.base.trainable == "head"
-        trainable: Any = tune.with_parameters(HeadTrial if heads else train_everything, task=task)
-        trainable = tune.with_resources(trainable, self.resources.of_a_trial())
-        left = self._time_left()
-        progress = Progress("trials", config.trials, "trials")
-        journal = Journal(self.folder, task, progress, self.resources.gpus_of_a_trial, left)
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                num_samples=1 if population else config.trials,
-                search_alg=searcher,
-                scheduler=make_scheduler(config, self.space),
-                max_concurrent_trials=None if population else concurrency,
-                time_budget_s=left,
-                reuse_actors=heads,
-            ),
-            run_config=tune.RunConfig(
-                name=RAY,
-                storage_path=str(self.folder),
-                callbacks=[journal, TBXLoggerCallback()],
-                stop=journal,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-                # A head is trained again sooner than it is saved; the others save themselves.
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        with progress:
-            tuner.fit()
-        if journal.fault:
-            raise WorkError(
-                f"{self.folder}: {journal.fault}; when that is mended, call again with --resume"
+        known = [*read_trials(self.folder), *read_repeats(self.folder)]
+        if known:
+            say(f"{self.folder}: {len(known)} trials are over already")
+        if not config.concurrency and self.resources.room > self.resources.concurrency:
+            say(
+                f"{self.resources.concurrency} trials at a time, and there is room for "
+                f"{self.resources.room}: --concurrency {self.resources.room}"
             )
-        ended = searcher.ended if searcher is not None else ""
-        if journal.time_is_up:
-            journal.end_open_trials()
-            ended = f"after {config.minutes:g} minutes"
-        if len(journal.trials) < config.trials and not ended:
-            # Ray Tune takes Ctrl-C for itself, saves, and returns.
-            raise KeyboardInterrupt
-        return journal.trials, ended
+        task = Task(
+            self.base,
+            features.references,
+            hold_rung() if self.heads else None,
+            os.environ.get("BINTALLY_CACHE"),
+            config.workers_per_trial,
+            self.resources.worker,
+        )
+        with Progress("trials", config.trials + FINALISTS * config.repeats, "trials") as progress:
+            journal = Journal(self.folder, config.metric, known, progress)
+
+            def write(trial: Trial) -> None:
+                journal.write(trial)
+                if task.rung is not None:
+                    task.rung.drop.remote(trial.number)
+
+            agenda = Agenda(
+                study,
+                config.trials,
+                metric=config.metric,
+                epochs=self.base.epochs,
+                halving=config.scheduler == "halving",
+                repeats=config.repeats,
+                known=known,
+                on_over=write,
+            )
+            try:
+                ran = run_jobs(
+                    agenda,
+                    task,
+                    self.resources,
+                    self.folder / RAY,
+                    heads=self.heads,
+                    seconds=self._time_left(),
+                )
+            except WorkError as error:
+                raise WorkError(
+                    f"{self.folder}: {error}; when that is mended, call again with --resume"
+                ) from error
+            finally:
+                journal.write_table()
+        return agenda, ran
 
     def _earlier(self) -> list[Outcome]:
         """What earlier searches found out."""
@@ -222,63 +189,57 @@ class _Search:
             trials = read_trials(folder)
             if not trials:
                 raise UsageError(f"--warm-start {folder}: no trials of an earlier search are there")
-            metric = self.config.metric
-            outcomes += [
-                (trial.parameters, trial.best["validation"][metric])
-                for trial in trials
-                if trial.best
-            ]
+            for trial in trials:
+                value = objective(trial.history, self.config.metric)
+                if value is not None:
+                    outcomes.append((trial.parameters, value))
         return outcomes
-
-    def _lag(self) -> int:
-        """How far behind the next trial its knowledge is: as when the search was begun, also on
-        a cluster of another size, or its trials would be others."""
-        return noted(self.folder, "concurrency", self.resources.concurrency)
 
     def _time_left(self) -> float | None:
         if not self.config.minutes:
             return None
-        return max(1.0, 60 * self.config.minutes - self.seconds.get("features", 0.0))
+        return max(1.0, 60 * self.config.minutes - self.seconds["features"])
 
-    def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Those with a result, the best first, the earlier one of equals."""
-        sign = 1.0 if self.lower_is_better else -1.0
-        able = [trial for trial in trials if trial.value is not None]
-        return sorted(able, key=lambda t: (sign * (t.value or 0.0), t.number))
-
-    def _train_winner(self, best: Trial, home: str | None) -> Winner:
-        """Trains the winner where a trial would be, on the node that has the features."""
+    def _train_winner(self, best: Trial, features: FeatureSets) -> Winner:
+        """Trains the winner where a trial would be, on the node that has its features."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = ray.get_runtime_context().get_node_id()
-        config = replace(self.base, **best.parameters, run=self.folder / WINNER)
+        from training.heads import feature_settings
+        from tuning.trial import trial_config
+
+        # It is a run of its own, and has a mirror no longer: there may be that of another winner.
+        config = replace(trial_config(self.base, best.parameters, WINNER), mirror=None)
         if noted(self.folder, "winner", best.number) != best.number:
             # Of a search that went on, and found a better one.
             shutil.rmtree(config.run, ignore_errors=True)
             note(self.folder, "winner", best.number)
         # What the trial has trained already need not be trained again.
-        earlier = self.folder / TRIALS / f"{best.number:04d}"
+        earlier = self.folder / TRIALS / trial_name(best.number, 0)
         if earlier.is_dir() and not config.run.exists():
             shutil.copytree(earlier, config.run, ignore=shutil.ignore_patterns(RAY))
+        here = ray.get_runtime_context().get_node_id()
+        home = features.nodes.get(feature_settings(config), here)
         train = ray.remote(
             num_cpus=self.resources.worker["CPU"],
             num_gpus=self.resources.worker.get("GPU", 0),
             max_retries=RETRIES,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(home or here, soft=True),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(home, soft=True),
         )(train_winner)
-        say(f"trial {best.number} is the best: trained as it was found, all of its epochs")
+        say(f"trial {best.number} has won: trained as it was found, all of its epochs")
         winner: Winner = result(train.remote(config, os.environ.get("BINTALLY_CACHE"), here))
         for name, data in winner.files.items():
             write_atomically(self.folder / WINNER / name, data)
         return winner
 
-    def _capstone(self, features: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _capstone(self, features: FeatureSets) -> dict[str, Any] | None:
         """What the preset comes to as it is, without what --space fixes."""
         import ray
 
-        config = replace(self.config.base(ORIGINAL), device=self.base.device)
-        reference = features.get(config.backbone)
+        from training.heads import feature_settings
+
+        config = settled(replace(self.config.base(ORIGINAL), device=self.base.device))
+        reference = features.references.get(feature_settings(config))
         if reference is None or config.batch_size > self.dataset.splits["train"].samples:
             return None
         worker = self.resources.worker
@@ -288,16 +249,21 @@ class _Search:
 
     def _write_results(
         self,
-        trials: Sequence[Trial],
-        ended: str,
+        agenda: Agenda,
+        found: Sequence[Finalist],
         best: Trial,
         winner: Winner,
         beside: Mapping[str, Any] | None,
+        *,
+        overhead_s: float | None,
+        time_is_up: bool,
     ) -> dict[str, Any]:
-        """Writes `results.csv`, `best.json` and the report."""
+        """Writes `best.json` and the report."""
         from tuning.report.page import render_search_report
 
-        config = self.config
+        config, trials = self.config, agenda.trials
+        trained = [*trials, *agenda.repeats]
+        samples = self.dataset.splits["validation"].samples
         summary = {
             "metric": config.metric,
             "mode": "min" if self.lower_is_better else "max",
@@ -306,7 +272,7 @@ class _Search:
             "seed": config.seed,
             "concurrency": self.resources.concurrency,
             "trials": config.trials,
-            "ended": ended,
+            "ended": f"after {config.minutes:g} minutes" if time_is_up else agenda.ended,
             "backbone": self.base.backbone,
             "weights": Path(self.base.weights).name,
             "trainable": self.base.trainable,
@@ -317,10 +283,18 @@ class _Search:
                 "value": best.value,
                 "epoch": best.best["epoch"],
             },
+            "chosen": {
+                "window": WINDOW,
+                "finalists": [finalist.to_dict() for finalist in found],
+                "samples": samples,
+                "sampling_error": sampling_error(config.metric, found[0].mean, samples),
+            },
             "winner": {"validation": winner.best["validation"], "test": winner.test},
             "capstone": beside and {"validation": beside["validation"]},
+            "epochs": sum(len(trial.history) for trial in trained),
             "seconds": self.seconds,
-            "gpu_hours": sum(trial.seconds * trial.gpus for trial in trials) / 3600,
+            "overhead_s": overhead_s,
+            "gpu_hours": sum(trial.seconds * trial.gpus for trial in trained) / 3600,
         }
         shares = importance(
             self.space,
@@ -328,7 +302,6 @@ class _Search:
             lower_is_better=self.lower_is_better,
         )
         page = render_search_report(summary, trials, self.space.to_dict(), importance=shares)
-        write_csv(self.folder / CSV, trials)
         write_atomically(self.folder / BEST_TRIAL, (json.dumps(summary, indent=1) + "\n").encode())
         write_atomically(self.folder / SEARCH_REPORT, page.encode())
         return summary

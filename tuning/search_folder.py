@@ -9,7 +9,7 @@ from pathlib import Path
 from bintally.dataset.manifest import Dataset
 from bintally.errors import UsageError
 from bintally.storage.folder import write_atomically
-from tuning.config import SearchConfig
+from tuning.config import SEARCH_FORMAT, SearchConfig
 from tuning.space import Space
 
 __all__ = ["RAY", "begin", "note", "noted"]
@@ -32,6 +32,11 @@ def begin(config: SearchConfig, space: Space, dataset: Dataset, folder: Path) ->
             f"--output {folder}: holds a search; --resume goes on with it, or name another folder"
         )
     theirs = json.loads(file.read_text())
+    if theirs.get("format") != SEARCH_FORMAT:
+        raise UsageError(
+            f"--resume: {folder} was searched by another version, whose trials were drawn and "
+            f"compared otherwise; name another --output, and --warm-start {folder} to learn from it"
+        )
     for name, value in json.loads(json.dumps(mine)).items():
         if theirs.get(name) != value:
             raise UsageError(

@@ -28,7 +28,7 @@ class Winner:
 
 
 def prepare_features(config: FitConfig, cache: str | None) -> tuple[Any, str]:
-    """`HeadData`, and the node on which it is."""
+    """`HeadData`, and the id of the node on which it is."""
     import ray
 
     from training.heads import read_head_data

@@ -1,17 +1,15 @@
 """What a trial does, on whatever machine of the cluster: trains a head, or everything.
 
-Both report an epoch at a time to Ray Tune: `line`, as `metrics.jsonl` has it, `value`, the
-objective of the best epoch so far, and `best`. The last report says how the training ended.
+Both report to Ray Tune the `lines` of epochs, as `metrics.jsonl` has them, and at the end a
+`status`; where that is not finished, with a `reason`.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,17 +20,20 @@ from bintally.errors import CommandError, UsageError
 from bintally.storage.cache import use_cache
 from bintally.storage.opening import open_place
 from training.config import FitConfig
-from training.fit import Fitted, fit
-from training.heads import HeadData, HeadTraining
+from training.fit import fit
+from training.heads import HeadTraining, feature_settings
 from training.launch.distributed import alone
-from training.launch.ray_train import fit_in_group
-from training.metrics import LOWER_IS_BETTER, is_better
+from training.launch.ray_train import fit_in_group, settled
 from training.report.history import read_history
-from training.report.results import BEST, LAST, METRICS
+from training.report.results import METRICS
 from training.survival.interruption import LossDiverged
-from tuning.results import TRIALS, Trial
+from tuning.choosing.agenda import TrialJob
+from tuning.results import TRIALS, trial_name
 
-__all__ = ["HeadTrial", "Task", "number_of", "train_everything", "trial_config"]
+__all__ = ["HeadTrial", "Task", "hold_rung", "job_config", "train_everything", "trial_config"]
+
+REPORT_S = 1.0
+"""A head's epochs are reported so often: one by one they would keep the driver from its work."""
 
 
 @dataclass(frozen=True)
@@ -41,186 +42,144 @@ class Task:
 
     base: FitConfig
     """The training, with absolute paths; its `run` is the search's folder."""
-    features: Mapping[str, Any]
-    """References to the `HeadData` of each backbone, where heads are trained."""
-    known: Mapping[int, Trial]
-    """Trials that are over, from before the search was interrupted."""
+    features: Mapping[Any, Any]
+    """References to the `HeadData` for each of `feature_settings`, where heads are trained."""
+    rung: Any
+    """The actor of a `Rung`, where heads are trained."""
     cache: str | None
     """Of the machine that searches: $BINTALLY_CACHE."""
     workers: int
     """Processes of a trial."""
     resources: Mapping[str, float]
     """Of each of them: CPU, GPU."""
-    inherits: bool
-    """Whether trials go on from each other's checkpoints (population based training)."""
-
-    @property
-    def worst(self) -> float:
-        """The objective of a trial that came to none, for those who compare."""
-        return math.inf if self.base.best_metric in LOWER_IS_BETTER else -math.inf
 
 
-def number_of(config: Mapping[str, Any], trial_id: str) -> int:
-    """The number of a trial: a population's members copy each other's settings, this included."""
-    _, _, last = trial_id.rpartition("_")
-    return int(last) if "_" in trial_id else int(config["number"])
+class Rung:
+    """Where heads wait for each other: an actor that holds what they go on from."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, bytes] = {}
+
+    def keep(self, number: int, state: bytes) -> None:
+        """Of a trial."""
+        self._states[number] = state
+
+    def take(self, number: int) -> bytes | None:
+        """What was kept, and is gone then; None of a trial that begins."""
+        return self._states.pop(number, None)
+
+    def drop(self, number: int) -> None:
+        """Of a trial that does not go on."""
+        self._states.pop(number, None)
 
 
-def trial_config(base: FitConfig, parameters: Mapping[str, Any], number: int) -> FitConfig:
-    """The training that a trial is."""
-    name = f"{TRIALS}/{number:04d}"
+def hold_rung() -> Any:
+    """The actor of a `Rung`, on this node, which a search cannot lose anyway."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Rung).remote()
+
+
+def trial_config(base: FitConfig, parameters: Mapping[str, Any], name: str) -> FitConfig:
+    """A training with these settings, in a folder of the search's."""
     mirror = None if base.mirror is None else f"{base.mirror.rstrip('/')}/{name}"
-    return replace(base, **parameters, run=base.run / name, mirror=mirror)
+    return settled(replace(base, **parameters, run=base.run / name, mirror=mirror))
 
 
-class Reporter:
-    """Makes reports of epochs' lines: each with the best epoch so far. Picklable."""
-
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
-        self._best: dict[str, Any] = {}
-
-    def __call__(self, line: Mapping[str, Any]) -> dict[str, Any]:
-        """The report of an epoch."""
-        validation, metric = line["validation"], self._metric
-        if not self._best or is_better(
-            metric, validation[metric], self._best["validation"][metric]
-        ):
-            self._best = {"epoch": line["epoch"], "validation": validation}
-        return {
-            "line": dict(line),
-            "best": self._best,
-            "value": self._best["validation"][metric],
-            "node": _node(),
-        }
+def job_config(base: FitConfig, job: TrialJob) -> FitConfig:
+    """The training that a job is, or a part of it."""
+    config = trial_config(base, job.parameters, f"{TRIALS}/{trial_name(job.number, job.repeat)}")
+    return replace(config, seed=base.seed + job.repeat)
 
 
 class HeadTrial(tune.Trainable):  # type: ignore[misc]
-    """Trains a head on kept features. Its actor is used for one trial after another."""
+    """Trains a head, on kept features where it can. Its actor takes one trial after another."""
 
     def setup(self, config: dict[str, Any], task: Task) -> None:
         self._task = task
         self._process = alone(task.base.device)
-        self._begin(config)
+        use_cache(task.cache)
+        self.reset_config(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
         """The same actor, another trial."""
-        self._begin(config)
+        self._job, self._config = config["job"], config["training"]
+        self._training: HeadTraining | None = None
         return True
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._number, self._parameters = number_of(config, self.trial_id), config["parameters"]
-        self._training: HeadTraining | None = None
-        self._report = Reporter(self._task.base.best_metric)
-
     def step(self) -> dict[str, Any]:
-        """Trains an epoch."""
-        if (known := self._task.known.get(self._number)) is not None:
-            return _told_again(known, self._task)
+        """Trains some epochs."""
+        lines: list[dict[str, Any]] = []
+        report = {"lines": lines, "node": _node()}
         try:
-            return self._train_epoch()
+            over = self._train_epochs(lines)
         except (CommandError, MemoryError, RuntimeError) as error:
-            return _ended_by(error, self._task)
+            return report | _ended_by(error, self._task)
+        return report | ({"status": "finished", "done": True} if over else {})
 
-    def _train_epoch(self) -> dict[str, Any]:
+    def _train_epochs(self, lines: list[dict[str, Any]]) -> bool:
+        """Trains for a moment, or to the end of the job; whether that is reached."""
         if self._training is None:
-            config = trial_config(self._task.base, self._parameters, self._number)
-            self._training = HeadTraining(config, self._data(config.backbone), self._process)
-        training = self._training
-        line = training.train_epoch()
-        if not math.isfinite(line["train"]["loss"]):
-            return _ended_by(
-                LossDiverged(f"epoch {line['epoch']}: the loss is no number"), self._task
-            )
-        return self._report(line) | ({"status": "finished", "done": True} if training.ended else {})
+            self._training = self._begin()
+        training, job, until = self._training, self._job, time.monotonic() + REPORT_S
+        while not (training.ended or training.epoch >= job.until):
+            if lines and time.monotonic() > until:
+                return False
+            line = training.train_epoch()
+            if not math.isfinite(line["train"]["loss"]):
+                raise LossDiverged(f"epoch {line['epoch']}: the loss is no number")
+            lines.append(line)
+        if job.until < job.epochs:
+            import ray
 
-    def _data(self, backbone: str) -> HeadData:
+            ray.get(self._task.rung.keep.remote(job.number, training.state()))
+        return True
+
+    def _begin(self) -> HeadTraining:
         import ray
 
-        data: HeadData = ray.get(self._task.features[backbone])
-        return data
+        key = feature_settings(self._config)
+        data = None if key is None else ray.get(self._task.features[key])
+        training = HeadTraining(self._config, data, self._process)
+        # Of a repeat, and where the actor was lost, there is nothing: then from the beginning.
+        state = None if self._job.repeat else ray.get(self._task.rung.take.remote(self._job.number))
+        if state is not None:
+            training.load(state)
+        return training
 
 
 def train_everything(config: dict[str, Any], task: Task) -> None:
-    """A function that Ray Tune runs: `fit` in the trial's folder, where it goes on after a loss."""
-    number = number_of(config, tune.get_context().get_trial_id())
-    if (known := task.known.get(number)) is not None:
-        tune.report(_told_again(known, task))
-        return
+    """A function that Ray Tune runs: `fit` in the trial's folder, where it goes on from where it
+    waited, or after a loss."""
+    job, training = config["job"], config["training"]
     use_cache(task.cache)
-    training = trial_config(task.base, config["parameters"], number)
-    reporter = Reporter(task.base.best_metric)
+
+    def to_report(line: dict[str, Any]) -> dict[str, Any]:
+        return {"lines": [line], "node": _node()}
+
+    def report(line: dict[str, Any]) -> bool:
+        tune.report(to_report(line))
+        return bool(line["epoch"] == job.until)
+
     try:
-        if task.inherits:
-            fitted = _fit_member(training, reporter)
-        else:
-            for line in read_history(training.run / METRICS, training.epochs):
-                tune.report(reporter(line))  # Of before it was interrupted.
+        # Of before it waited, or was interrupted.
+        past = read_history(training.run / METRICS, job.until)
+        tune.report({"lines": past, "node": _node()})
+        reason = ""
+        if len(past) < job.until:
             if task.workers > 1:
-                fit_in_group(training, task.workers, task.resources, reporter)
-                return
-            fitted = fit(training, lambda line: tune.report(reporter(line)))
-        tune.report(
-            {
-                "value": fitted.best["validation"][task.base.best_metric],
-                "best": fitted.best,
-                "past": tuple(fitted.history),
-                "status": "finished",
-                "reason": fitted.stopped,
-                "done": True,
-            }
-        )
+                fit_in_group(training, task.workers, task.resources, to_report, job.until)
+            else:
+                reason = fit(training, report).stopped
+        tune.report({"lines": [], "status": "finished", "reason": reason, "done": True})
     except (CommandError, MemoryError, RuntimeError) as error:
-        tune.report(_ended_by(error, task))
-
-
-def _fit_member(training: FitConfig, reporter: Reporter) -> Fitted:
-    """Trains a member of a population from where Ray Tune has it begin, with its settings of now:
-    where it was itself, or where the better one was that it inherits from."""
-    # Whatever else is there, the member has given it up.
-    shutil.rmtree(training.run, ignore_errors=True)
-    past: tuple[dict[str, Any], ...] = ()
-    if (checkpoint := tune.get_checkpoint()) is not None:
-        past = _inherit(training, Path(checkpoint.path))
-        for line in past:
-            reporter(line)
-
-    def report(line: dict[str, Any]) -> None:
-        if line["epoch"] == training.epochs:
-            return  # It is told with the end: there is nothing left to inherit for.
-        with tempfile.TemporaryDirectory() as folder:
-            for name in INHERITED:
-                shutil.copy(training.run / name, folder)
-            checkpoint = tune.Checkpoint.from_directory(folder)
-            tune.report(reporter(line) | {"past": past}, checkpoint=checkpoint)
-
-    return fit(training, report)
-
-
-INHERITED = (LAST, BEST, METRICS)
-
-
-def _inherit(training: FitConfig, checkpoint: Path) -> tuple[dict[str, Any], ...]:
-    """Makes a run's folder that of a better one, with this trial's settings from here on; returns
-    the lines of the epochs that are over."""
-    from bintally.counting.checkpoint import read_checkpoint, write_checkpoint
-
-    training.run.mkdir(parents=True)
-    for name in INHERITED:
-        shutil.copy(checkpoint / name, training.run)
-    last, _ = read_checkpoint(checkpoint / LAST)
-    write_checkpoint(training.run / LAST, replace(last, config=training.to_dict()))
-    return tuple(read_history(training.run / METRICS, last.epoch))
+        tune.report({"lines": [], "node": _node()} | _ended_by(error, task))
 
 
 CPU_IS_FULL = "DefaultCPUAllocator"
 """PyTorch has no type of its own for a CPU's memory that is full."""
-
-
-def _told_again(known: Trial, task: Task) -> dict[str, Any]:
-    """The whole trial at once, as it was."""
-    value = task.worst if known.value is None else known.value
-    return {"value": value, "done": True}
 
 
 def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
@@ -241,10 +200,8 @@ def _ended_by(error: BaseException, task: Task) -> dict[str, Any]:
         raise error
     reason = str(error).strip().splitlines()
     return {
-        "value": task.worst,
         "status": status,
         "reason": reason[0] if reason else type(error).__name__,
-        "node": _node(),
         "done": True,
     }
 

@@ -28,6 +28,7 @@ def main(context: Context) -> None:
             backbone=TINY if context.smallest else "timm:tf_efficientnet_lite0",
             weights="none" if context.smallest else context.weights,
             trials=trials,
+            repeats=0,
             gpus_per_trial=0.25 if context.on_gpu else -1.0,
             cpus_per_trial=1.0 if context.smallest else 4.0,
             image_size=32 if context.smallest else 128,

@@ -26,7 +26,7 @@ from bintally.errors import WorkError
 
 __all__ = ["Plan", "make_checkpoint", "measure", "run"]
 
-LIBRARIES = ("torch", "ray", "uvicorn", "starlette", "fastapi", "simplejpeg", "pillow")
+LIBRARIES = ("torch", "uvicorn", "starlette", "fastapi", "simplejpeg", "pillow")
 BACKBONE = "timm:tf_efficientnet_lite0"
 CLIENTS = (1, 8, 32)
 NUM_PHOTOS = 64
@@ -65,7 +65,7 @@ NOTES = (
     "photos/s: answers with status 200 a second, each client sending a photo when the one before "
     "is answered. Any other answer, or none, makes an error of the row.",
     "The clients are one process on the same machine, and share its cores with the server.",
-    "memory: PSS of the server's processes, those of Ray included, after the load of 32 clients.",
+    "memory: PSS of the server's processes after the load of 32 clients.",
     "FastAPI in bf16 shows what of the difference is the arithmetic, and what the serving.",
 )
 

@@ -204,7 +204,7 @@ NOTES = (
     "four times a second.",
     "Not the same work: ours also decodes every photo to see that it is whole, which is half of "
     "its CPU time, shuffles, and writes an index, a catalog and checksums. img2dataset fetches no "
-    "metadata, so half of the requests, and is given the URLs; lines to decode, as it is by "
+    "metadata, so half of the requests, and is given the URLs; told to decode, as it is by "
     "default, it finds a damaged photo as we do, and encodes each again. The two loops fetch photo "
     "and JSON one after the other.",
     "Server and makers share the cores, and a request takes a fraction of a millisecond: over a "

@@ -48,7 +48,7 @@ def plan(num_images: int, compiled: Path) -> Measurement:
     plan_s = time.perf_counter() - began
     records = [_record(shard) for shard in planned.shards]
     began = time.perf_counter()
-    dataset, _, _ = describe_shards(source, planned, records, Options().seed, None)
+    dataset, _, _ = describe_shards(planned, records, Options().seed, None)
     catalog_s = time.perf_counter() - began
     sharded = sum(split.samples for split in dataset.splits.values())
     assert sharded == sum(class_totals(num_images)[:6])

@@ -18,7 +18,7 @@ from bintally.options import DeviceName, EngineName, PrecisionName
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Counter"]
+__all__ = ["Counter", "plain_photo"]
 
 UNDECODABLE = "the photo does not decode: it is damaged or cut short"
 
@@ -95,7 +95,7 @@ class Counter:
             # decoder is in disorder: then it would not take any.
             for position, photo in good.items():
                 reasons[position] = self._why_not(photo)
-            if all(reasons) and self._why_not(_plain_photo()) is not None:
+            if all(reasons) and self._why_not(plain_photo()) is not None:
                 raise
         return self._decode_all(p for i, p in good.items() if reasons[i] is None), reasons
 
@@ -154,8 +154,8 @@ class Counter:
                 decoding = following
 
 
-def _plain_photo() -> bytes:
-    """One that every decoder takes."""
+def plain_photo() -> bytes:
+    """A JPEG that every decoder takes."""
     import numpy as np
     import simplejpeg
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import logging
 import re
 import time
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.http.openapi import describe_api
-from serving.http.refusal import Refusal
+from serving.http.refusal import Refusal, answer_json
 from serving.http.request import parse
 from serving.metrics import CONTENT_TYPE
 from serving.service import Service
@@ -41,13 +40,14 @@ def make_app(service: Service) -> Starlette:
 
     async def ping(request: Request) -> Response:
         ready, state = service.readiness
-        return _json(200 if ready else 503, state)
+        return answer_json(200 if ready else 503, state)
 
     async def invocations(request: Request) -> Response:
         service.authorise(request.headers.get("authorization", ""))
-        service.admit(request.headers.get("content-length"))
+        service.admit()
+        announced = request.headers.get("content-length")
         try:
-            async with service.bodies.receive(request.stream()) as body:
+            async with service.bodies.receive(request.stream(), announced) as body:
                 began = time.perf_counter()
                 asked = parse(
                     request.headers.get("content-type", ""),
@@ -62,7 +62,7 @@ def make_app(service: Service) -> Starlette:
         except ClientDisconnect:
             raise Refusal(400, "the client left before its answer", close=True) from None
         service.metrics.seconds.observe(time.perf_counter() - began)
-        return _json(status, answer)
+        return answer_json(status, answer)
 
     async def metrics(request: Request) -> Response:
         service.authorise(request.headers.get("authorization", ""))
@@ -73,7 +73,7 @@ def make_app(service: Service) -> Starlette:
         return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def openapi(request: Request) -> Response:
-        return _json(200, described)
+        return answer_json(200, described)
 
     def route(path: str, handler: Handler, method: str) -> Route:
         return Route(path, _guarded(service, path, handler), methods=[method])
@@ -81,10 +81,8 @@ def make_app(service: Service) -> Starlette:
     async def elsewhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         service.metrics.requests.labels("other", str(error.status_code)).inc()
-        return _refused(
-            Refusal(error.status_code, f"{request.method} of this path: {error.detail}"),
-            dict(error.headers or {}),
-        )
+        refusal = Refusal(error.status_code, f"{request.method} of this path: {error.detail}")
+        return refusal.response(error.headers)
 
     app = Starlette(
         routes=[
@@ -108,13 +106,13 @@ def _guarded(service: Service, path: str, handler: Handler) -> Handler:
         try:
             response = await handler(request)
         except Refusal as refusal:
-            response = _refused(refusal)
+            response = refusal.response()
         except asyncio.CancelledError:
             # By uvicorn, in the end.
-            response = _refused(Refusal(503, "the server is stopping", retry_after_s=1))
+            response = Refusal(503, "the server is stopping", retry_after_s=1).response()
         except Exception:
             logger.exception("%s failed", path)
-            response = _refused(Refusal(500, "our own fault; the server's log says more"))
+            response = Refusal(500, "our own fault; the server's log says more").response()
         if service.state == "draining":
             # For the client to be elsewhere by the time that the listener closes.
             response.headers["Connection"] = "close"
@@ -142,23 +140,6 @@ async def _unless_gone(
     finally:
         answer.cancel()
         left.cancel()
-
-
-def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-    every = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    return Response(body, status, {**every, **(headers or {})}, "application/json")
-
-
-def _refused(refusal: Refusal, headers: dict[str, str] | None = None) -> Response:
-    headers = dict(headers or {})
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if refusal.close:
-        headers["Connection"] = "close"
-    return _json(refusal.status, {"error": refusal.to_dict()}, headers)
 
 
 @cache

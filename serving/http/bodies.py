@@ -44,11 +44,16 @@ class Bodies:
         """In the order in which they began."""
 
     @contextlib.asynccontextmanager
-    async def receive(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Reads a body, which counts as held until the context ends.
+    async def receive(
+        self, stream: AsyncIterator[bytes], announced: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Reads a body, which counts as held until the context ends; its head may have `announced`
+        how many bytes it has.
 
-        Raises `Refusal` where a limit is passed.
+        Raises `Refusal` where a limit is passed, by what is announced before anything is read.
         """
+        if announced is not None and int(announced) > self._limits.body_bytes:
+            raise self._too_large()
         body = _Body(asyncio.timeout(self._limits.receive_s))
         self._coming[body] = None
         try:
@@ -81,7 +86,7 @@ class Bodies:
     def _make_room(self, body: _Body) -> None:
         limits = self._limits
         if body.size_bytes > limits.body_bytes:
-            raise Refusal(413, f"the request has more than {limits.body_bytes:,} bytes")
+            raise self._too_large()
         while self.held_bytes > limits.held_bytes:
             slowest = next(iter(self._coming))
             if slowest is body:
@@ -92,6 +97,9 @@ class Bodies:
             slowest.size_bytes, slowest.gave_way = 0, True
             slowest.pieces.clear()
             slowest.deadline.reschedule(asyncio.get_running_loop().time())
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"the request has more than {self._limits.body_bytes:,} bytes")
 
 
 def _busy(reason: str) -> Refusal:

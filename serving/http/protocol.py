@@ -8,6 +8,7 @@ in plain text. A body's time and size are the application's to limit, for it rea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,8 +18,15 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Connections", "GuardedProtocol"]
+from bintally.machine import open_files_limit
 
+__all__ = ["BACKLOG", "Connections", "GuardedProtocol", "most_connections"]
+
+MOST_CONNECTIONS = 1000
+OTHER_FILES = 100
+"""Open files beside connections: of workers and checkpoints, and libraries' own."""
+BACKLOG = 128
+"""Connections that are accepted at a time."""
 MAX_HEAD_BYTES = 16 * 1024
 """Of a request's head and trailers, and of what comes with a body and is none of it, such as the
 sizes of its chunks: what is beyond may be as much as half of the body."""
@@ -35,6 +43,11 @@ LINGER_S = 5.0
 """How long a request that was refused before its end may go on, for a sender who is cut off in the
 middle may never see the answer; and how long a closed connection waits for its answer to be read.
 """
+
+
+def most_connections() -> int:
+    """`MOST_CONNECTIONS`, or as many as this process may have files open for."""
+    return max(1, min(MOST_CONNECTIONS, open_files_limit() - BACKLOG - OTHER_FILES))
 
 
 class Connections:
@@ -106,8 +119,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
-        # Of a thousand connections at once; asyncio's own choice is 256 KiB.
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        # Of a thousand connections at once. asyncio's own choice is 256 KiB; uvloop has none.
+        with contextlib.suppress(AttributeError):
+            transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         if len(self.connections) > self._others.most and not self._others.give_way():
             self._refuse(503, "too many connections; come again")
             return

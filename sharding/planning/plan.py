@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bintally.dataset.labels import Classes, are_counts
 from bintally.dataset.manifest import FORMAT, SPLITS
 from bintally.errors import UsageError
-from sharding.columns import rows_at
+from sharding.columns import rows_at, whole
 from sharding.planning.groups import count_leaks, group_photos
 from sharding.planning.growth import BETWEEN, held_splits, with_earlier
 from sharding.planning.options import Options
 from sharding.planning.selection import exclude, missing_ids, read_ids
-from sharding.planning.split import assign_groups, prescribed_splits, shuffled
+from sharding.planning.split import assign_groups, prescribed_splits, ranks, shuffled
 from sharding.source.rows import SourceRows
 
 if TYPE_CHECKING:
@@ -47,11 +47,14 @@ class Plan:
     """What a build is going to write."""
 
     table: pa.Table
-    """The source's rows, every one's fate decided but for what decoding may still find."""
+    """The source's rows, every one's fate decided but for what decoding may still find; of their
+    columns those that a catalog has."""
     shards: Sequence[PlannedShard]
     classes: Classes
-    recorded: Mapping[str, Any]
-    """The options, as `dataset.json` is to hold them."""
+    source: dict[str, Any]
+    """The source's identity, as `dataset.json` is to hold it."""
+    recorded: dict[str, Any]
+    """The options, likewise."""
     digest: str
     """Equal plans of equal sources have equal digests: what one wrote, the other may keep."""
     ids_not_found: Sequence[str]
@@ -75,10 +78,12 @@ def make_plan(
     nothing is left to shard, or where what is new does not go with what is there.
     """
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     listed = None if options.ids is None else read_ids(options.ids)
-    table = source.table if earlier is None else with_earlier(source.table, earlier)
+    table = source.table.drop_columns(["version", "path"] if source.is_abid else ["version"])
+    table = table if earlier is None else with_earlier(table, earlier)
     places = np.flatnonzero(pc.equal(table["status"], "sharded"))
     held = held_splits(table)[places]
     # Over all bins, those left out included: 5 and 7 items before and after a pick of 6 are
@@ -91,17 +96,19 @@ def make_plan(
     taken = np.flatnonzero(pc.is_null(reasons))
     classes, class_of = _classes(rows_at(good, taken), options, known)
     told = np.where(held < 0, prescribed_splits(good), held)[taken]
-    splits = _assign(class_of, groups[taken], names, held[taken], told, options)
+    drawn = ranks(names, options.seed, "split")
+    splits = _assign(class_of, groups[taken], drawn, held[taken], told, options)
+    if not names.equals(ids := whole(good["id"])):
+        drawn = ranks(ids, options.seed, "split")
+    at_random = assign_groups(class_of, np.arange(len(taken)), drawn[taken], options.split)
     between = np.zeros(len(good), bool)
     between[taken[splits == NONE]] = True
     if between.any():
         # Without what is between them, groups are apart.
         related = rows_at(table.select(GROUPING), places)
         groups, names = group_photos(related, options, between)
-    alone = np.arange(len(taken)), good["id"].take(taken)
-    at_random = assign_groups(class_of, *alone, options.split, options.seed, "split")
     leaks = [count_leaks(groups[taken], assigned) for assigned in (splits, at_random)]
-    del good, class_of, at_random
+    del good, class_of, drawn, at_random
 
     split_of = np.full(len(places), NONE, np.int8)
     split_of[taken] = splits
@@ -109,10 +116,12 @@ def make_plan(
     table = _decide(
         table,
         places,
-        group=names.take(groups),
-        split=_split_names(split_of),
-        status=pc.if_else(pc.is_null(reasons), "sharded", "excluded"),
-        reason=reasons,
+        group=_coded(groups, names),
+        split=_coded(split_of, pa.array(SPLITS)),
+        status=_coded(
+            np.asarray(pc.is_valid(reasons)).astype(np.int8), pa.array(["sharded", "excluded"])
+        ),
+        reason=reasons.dictionary_encode(),
     )
     if not len(taken):
         raise UsageError(
@@ -125,7 +134,7 @@ def make_plan(
     not_found = missing_ids(listed or [], table["id"])
     identity = [FORMAT, source.source, options.seed, recorded]
     digest = _digest(identity, table, shards)
-    return Plan(table, shards, classes, recorded, digest, not_found, *leaks)
+    return Plan(table, shards, classes, source.source, recorded, digest, not_found, *leaks)
 
 
 GROUPING = ["id", "skus", "group"]
@@ -137,7 +146,7 @@ DECIDING = ["id", "count", "label", "split"]
 def _assign(
     class_of: NDArray[np.int32],
     groups: NDArray[np.int64],
-    names: pa.Array,
+    ranks: NDArray[np.int64],
     held: NDArray[np.int8],
     told: NDArray[np.int8],
     options: Options,
@@ -149,7 +158,7 @@ def _assign(
     import numpy as np
 
     # Of each group, the splits in which it has samples already.
-    splits_of = np.zeros(len(names), np.int8)
+    splits_of = np.zeros(len(ranks), np.int8)
     np.bitwise_or.at(splits_of, groups[held >= 0], np.left_shift(1, held[held >= 0]))
     only = np.array([-1, 0, 1, TWO, 2, TWO, TWO, TWO], np.int8)[splits_of[groups]]
     splits = np.where(told < 0, only, told)
@@ -160,9 +169,7 @@ def _assign(
     filled = np.zeros((len(SPLITS), num_classes), np.int64)
     placed = splits >= 0
     np.add.at(filled, (splits[placed], class_of[placed]), 1)
-    splits[free] = assign_groups(
-        class_of[free], groups[free], names, options.split, options.seed, "split", filled
-    )
+    splits[free] = assign_groups(class_of[free], groups[free], ranks, options.split, filled)
     splits[splits == TWO] = NONE
     return splits
 
@@ -198,13 +205,14 @@ def _classes(
     return names, pc.index_in(taken["label"], pa.array(names)).to_numpy()
 
 
-def _split_names(splits: NDArray[np.int8]) -> pa.Array:
+def _coded(codes: NDArray[np.integer], values: pa.Array) -> pa.DictionaryArray:
+    """Of each code the value at that place, null where there is none."""
     import pyarrow as pa
 
-    return pa.array(SPLITS).take(pa.array(splits, mask=splits < 0))
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
 
 
-def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> pa.Table:
+def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.DictionaryArray) -> pa.Table:
     """The table with what was decided of the rows at `places`; those of the others stay."""
     import numpy as np
     import pyarrow as pa
@@ -213,8 +221,9 @@ def _decide(table: pa.Table, places: NDArray[np.int64], **columns: pa.Array) -> 
     place = np.full(len(table), -1)
     place[places] = np.arange(len(places))
     at = pa.array(place, mask=place < 0)
-    for name in [*columns]:
-        decided = columns.pop(name).take(at)
+    del place
+    for name, column in columns.items():
+        decided = column.take(at).cast(pa.string())
         if name in ("status", "reason"):  # Of a group and a split, labels have only told a wish.
             decided = pc.coalesce(decided, table[name])
         table = table.set_column(table.schema.get_field_index(name), name, decided)

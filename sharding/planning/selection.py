@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bintally.errors import UsageError
 from sharding.planning.options import Options
-from sharding.planning.split import assign_groups, shuffled
+from sharding.planning.split import assign_groups, ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def sample_groups(
     """Which samples are taken, `wanted` in all: whole groups, each class in its proportion.
 
     One or two fewer where only groups are left to choose from, which no number need fit. The
-    samples are as `assign_groups` takes them.
+    samples are as `assign_groups` takes them, and `names` those of all groups.
     """
     import numpy as np
 
@@ -87,14 +87,14 @@ def sample_groups(
     if wanted >= len(classes):
         return np.ones(len(classes), bool)
     share = wanted / len(classes)
-    parts = assign_groups(classes, groups, names, (share, 1 - share), seed, "selection")
+    drawn = ranks(names, seed, "selection")
+    parts = assign_groups(classes, groups, drawn, (share, 1 - share))
     sizes = np.bincount(groups, minlength=len(names))
     chosen = np.zeros(len(names), bool)
     chosen[groups[parts == 0]] = True
     # Dealing whole groups misses the number by a few; the smallest groups set that right.
     present = np.flatnonzero(sizes)
-    drawn = present[shuffled(names.take(present), seed, "selection")]
-    settle(chosen, sizes, drawn[np.argsort(sizes[drawn], kind="stable")], wanted)
+    settle(chosen, sizes, present[np.lexsort((drawn[present], sizes[present]))], wanted)
     return chosen[groups]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["assign_groups", "prescribed_splits", "shuffled"]
+__all__ = ["assign_groups", "prescribed_splits", "ranks", "shuffled"]
 
 AT_A_TIME = 2**14
 """Names that are Python's objects."""
@@ -47,19 +47,27 @@ def shuffled(names: pa.Array, seed: int, purpose: str) -> NDArray[np.int64]:
     return order
 
 
+def ranks(names: pa.Array, seed: int, purpose: str) -> NDArray[np.int64]:
+    """Where each of `names` comes when they are shuffled: some of them by their ranks come in the
+    order in which they would be shuffled alone."""
+    import numpy as np
+
+    found = np.empty(len(names), np.int64)
+    found[shuffled(names, seed, purpose)] = np.arange(len(names))
+    return found
+
+
 def assign_groups(
     classes: NDArray[np.int32],
     groups: NDArray[np.int64],
-    names: pa.Array,
+    ranks: NDArray[np.int64],
     ratios: Sequence[float],
-    seed: int,
-    purpose: str,
     filled: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int8]:
     """Deals samples to parts: which of `ratios`, adding up to one, each sample belongs to.
 
     `classes` are those of the samples, from 0, in the order of their ids, and `groups` the place of
-    each one's group in `names`. Groups are dealt whole and in random order, larger ones first, each
+    each one's group in `ranks`. Groups are dealt whole and by their ranks, larger ones first, each
     to the part whose share of the group's classes is filled the least; the single samples that come
     last even out what the groups left (iterative stratification, Sechidis et al. 2011, with groups
     for labels). `filled`, (parts, classes), is what the parts have already.
@@ -68,11 +76,10 @@ def assign_groups(
 
     from sharding.planning.loops import deal
 
-    sizes = np.bincount(groups, minlength=len(names))
+    sizes = np.bincount(groups, minlength=len(ranks))
     present = np.flatnonzero(sizes)
-    drawn = present[shuffled(names.take(present), seed, purpose)]
-    order = drawn[np.argsort(-sizes[drawn], kind="stable")]
-    place = np.empty(len(names), np.int64)
+    order = present[np.lexsort((ranks[present], -sizes[present]))]
+    place = np.empty(len(ranks), np.int64)
     place[order] = np.arange(len(order))
     # Within a group by id, because sums of floats depend on their order.
     samples = np.argsort(place[groups], kind="stable")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sharding.columns import rows_at
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -40,8 +42,25 @@ class SourceRows:
     source: dict[str, Any]
     """The source's identity, for `dataset.json`: numbers, and a digest of all that decides the
     dataset's bytes. No address in it, so that a bucket and its copy in a folder are equal."""
-    is_abid: bool = False
-    """Whether ids say what photos are called, which are all JPEGs: ABID's layout."""
+    around_id: tuple[str, str] | None = None
+    """In ABID's layout, whose photos are JPEGs all: what comes before and after the id in a photo's
+    path. `table` holds no paths then."""
+
+    @property
+    def is_abid(self) -> bool:
+        return self.around_id is not None
+
+    def photos(self, rows: pa.Array) -> pa.Table:
+        """The photos of some rows: `id`, `path` below the source, and as listed `bytes` and
+        `version`."""
+        import pyarrow.compute as pc
+
+        some = rows_at(self.table.select(["id", "path", "bytes", "version"]), rows)
+        if self.around_id is None:
+            return some
+        before, after = self.around_id
+        path = pc.binary_join_element_wise(before, some["id"], after, "")
+        return some.set_column(1, "path", path)
 
 
 def source_schema() -> pa.Schema:

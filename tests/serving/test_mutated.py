@@ -12,7 +12,7 @@ import torch
 
 from bintally.counting.counter import Counter
 from tests.mutations import mutated_photos
-from tests.serving.conftest import Server
+from tests.serving.conftest import Client, Server
 from tests.serving.test_server import as_batch
 
 BATCH = 8
@@ -90,7 +90,7 @@ SAMPLINGS = [
 
 @pytest.mark.slow
 def test_a_rare_sampling_is_answered_and_leaves_its_batch_alone(
-    server: Server, photos: list[bytes]
+    server: Client, photos: list[bytes]
 ) -> None:
     alone = pytest.approx(server.post(photos[0]).json["probabilities"], abs=1e-6)
     for sampling in SAMPLINGS:
@@ -110,8 +110,9 @@ def test_a_rare_sampling_is_answered_and_leaves_its_batch_alone(
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [11, 12])
 def test_ten_thousand_mutated_photos_are_answered(
-    server: Server, photos: list[bytes], seed: int
+    one_machine: Server, photos: list[bytes], seed: int
 ) -> None:
+    server = one_machine
     odd = list(mutated_photos(photos, 5_000, seed))
     with ThreadPoolExecutor(4) as pool:
         single = list(pool.map(server.post, odd))

@@ -25,7 +25,7 @@ from sharding.build import build
 from sharding.distribute import Processes
 from sharding.planning.options import Options
 from tests.conftest import Command
-from tests.serving.conftest import Server
+from tests.serving.conftest import Client, Server
 from training.evaluate import evaluate
 from training.launch.distributed import joined
 
@@ -35,7 +35,7 @@ def as_batch(photos: Sequence[bytes], **more: Any) -> bytes:
     return json.dumps({"instances": instances}).encode()
 
 
-def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> None:
+def same_as_evaluate(server: Client, shards: Path, split: str, number: int) -> None:
     """The server's answers, in batches of odd sizes, are what `evaluate` computes.
 
     To the last bits: those depend, on some CPUs, on how many photos are computed together.
@@ -68,12 +68,12 @@ def same_as_evaluate(server: Server, shards: Path, split: str, number: int) -> N
         assert [*answer["probabilities"].values()] == pytest.approx(probabilities, abs=1e-6)
 
 
-def test_an_answer_is_evaluates(server: Server, shards: Path) -> None:
+def test_an_answer_is_evaluates(server: Client, shards: Path) -> None:
     same_as_evaluate(server, shards, "train", 200)
 
 
 def test_answers_for_200_real_photos_are_evaluates(
-    server: Server, abid: Path, tmp_path: Path
+    server: Client, abid: Path, tmp_path: Path
 ) -> None:
     options = Options(split=(0.2, 0.2, 0.6), limit=400)
     source, output = open_place(abid / "bucket"), open_place(tmp_path)
@@ -81,7 +81,7 @@ def test_answers_for_200_real_photos_are_evaluates(
     same_as_evaluate(server, tmp_path, "test", 200)
 
 
-def test_sagemakers_contract(server: Server, photos: list[bytes]) -> None:
+def test_sagemakers_contract(server: Client, photos: list[bytes]) -> None:
     assert server.get("/ping").status == 200
     sha256 = read_checkpoint(server.checkpoint)[1]
     for kind in ("image/jpeg", "application/x-image"):
@@ -99,7 +99,7 @@ def test_sagemakers_contract(server: Server, photos: list[bytes]) -> None:
 
 
 def test_a_batch_is_answered_in_order_and_a_bad_photo_fails_alone(
-    server: Server, photos: list[bytes]
+    server: Client, photos: list[bytes]
 ) -> None:
     single = [server.post(photo).json["probabilities"] for photo in photos[:3]]
     batch = [photos[0], photos[1][: len(photos[1]) // 2], b"no photo", photos[2]]
@@ -118,7 +118,7 @@ def test_a_batch_is_answered_in_order_and_a_bad_photo_fails_alone(
 
 
 def test_turned_and_grey_photos_are_counted_as_sharding_stores_them(
-    server: Server, photos: list[bytes]
+    server: Client, photos: list[bytes]
 ) -> None:
     import io
 
@@ -138,7 +138,7 @@ def test_turned_and_grey_photos_are_counted_as_sharding_stores_them(
         assert server.post(data).json["probabilities"] == server.post(stored).json["probabilities"]
 
 
-def test_prometheus_is_told_what_happens(server: Server, photos: list[bytes]) -> None:
+def test_prometheus_is_told_what_happens(server: Client, photos: list[bytes]) -> None:
     def counted() -> float:
         lines = server.get("/metrics").body.decode().splitlines()
         return sum(
@@ -156,7 +156,7 @@ def test_prometheus_is_told_what_happens(server: Server, photos: list[bytes]) ->
     assert "bintally_replicas 1.0" in text
 
 
-def test_the_description_names_every_route(server: Server) -> None:
+def test_the_description_names_every_route(server: Client) -> None:
     api = server.get("/openapi.json").json
     assert api["openapi"].startswith("3.1")
     assert set(api["paths"]) == {"/ping", "/invocations", "/metrics"}
@@ -173,7 +173,7 @@ def test_the_description_names_every_route(server: Server) -> None:
         assert reference in api["components"]["schemas"]
 
 
-def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
+def test_the_page_needs_nothing_from_elsewhere(server: Client) -> None:
     reply = server.get("/")
     assert reply.status == 200
     policy = reply.headers["Content-Security-Policy"]
@@ -185,15 +185,15 @@ def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
     assert html.count("<script") == html.count("<style") == 1
 
 
-def test_it_listens_on_localhost_only(server: Server) -> None:
-    hexadecimal = f":{server.port:04X} "
+def test_it_listens_on_localhost_only(one_machine: Server) -> None:
+    hexadecimal = f":{one_machine.port:04X} "
     listening = [
         line.split()[1]
         for table in ("tcp", "tcp6")
         for line in Path(f"/proc/net/{table}").read_text().splitlines()
         if hexadecimal in line and line.split()[3] == "0A"
     ]
-    assert listening == [f"0100007F:{server.port:04X}"]
+    assert listening == [f"0100007F:{one_machine.port:04X}"]
 
 
 @pytest.mark.parametrize("kind", ["text", pytest.param("archive", marks=pytest.mark.slow)])
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_is_none_ends_it_with_one_line(
 ) -> None:
     fake = tmp_path / "fake.pt"
     fake.write_bytes(b"no checkpoint")
-    if kind == "archive":  # As a checkpoint is one: that it holds none shows once Ray has started.
+    if kind == "archive":  # As a checkpoint is one: that it holds none shows in a worker.
         with zipfile.ZipFile(fake, "w") as archive:
             archive.writestr("data.pkl", b"no checkpoint")
     result = run("serving", "--checkpoint", fake, "--port", 0)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import family_memory_mib
 from benchmarks.serving.load import drive
 from tests.serving.conftest import StartServer
 
@@ -23,14 +22,14 @@ LOOKS = 60
 def test_under_long_load_no_request_fails_and_memory_stays_flat(
     checkpoint: Path, photos: list[bytes], start_server: StartServer
 ) -> None:
-    """Memory of the server, its replicas and all of their Ray, from the third minute to the end."""
+    """Memory of the server and its workers, from the third minute to the end."""
     server = start_server(checkpoint, "--replicas", 2)
     server.wait_until_ready()
     memory_mib = []
     with ThreadPoolExecutor(1) as pool:
         driving = pool.submit(drive, server.port, photos, CLIENTS, SECONDS)
         while not driving.done():
-            memory_mib.append(family_memory_mib(server.process.pid))
+            memory_mib.append(server.memory_mib())
             time.sleep(SECONDS / LOOKS)
     load = driving.result()
     early, late = (

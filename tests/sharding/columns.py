@@ -12,7 +12,7 @@ from bintally.dataset.manifest import SPLITS
 from sharding.planning.groups import neighbour_groups
 from sharding.planning.plan import Plan
 from sharding.planning.selection import sample_groups
-from sharding.planning.split import assign_groups, shuffled
+from sharding.planning.split import assign_groups, ranks, shuffled
 from sharding.source.rows import SourceRows, source_schema
 
 Counts = Mapping[str, int]
@@ -67,7 +67,7 @@ def _columns(counts: Counts, groups: Groups) -> tuple[list[str], Any, Any, pa.Ar
 def splits_of(counts: Counts, groups: Groups, ratios: Sequence[float], seed: int) -> dict[str, str]:
     """The split of every id."""
     ids, classes, places, names = _columns(counts, groups)
-    parts = assign_groups(classes, places, names, ratios, seed, "split")
+    parts = assign_groups(classes, places, ranks(names, seed, "split"), ratios)
     return {id_: SPLITS[part] for id_, part in zip(ids, parts, strict=True)}
 
 

@@ -211,12 +211,20 @@ def test_the_best_epoch_is_the_one_of_the_metric_asked_for(shards: Path, tmp_pat
 
 
 def test_a_head_trained_without_a_run_is_the_one_of_the_run(shards: Path, tmp_path: Path) -> None:
+    """Also where it waited after an epoch, and another process went on; and so does a run."""
     from tests.training.test_features import ALONE
 
     config = settings(shards, tmp_path, trainable="head", epochs=3, ema=0.5, dropout=0.1)
-    fitted = fit(config)
-    trained = HeadTraining(config, read_head_data(config, ALONE), ALONE)
-    lines = []
+    paused = fit(config, lambda line: line["epoch"] == 2)
+    assert (paused.finished, len(paused.history)) == (False, 2)
+    fitted = fit(replace(config, resume=True))
+    assert fitted.finished
+    data = read_head_data(config, ALONE)
+    trained = HeadTraining(config, data, ALONE)
+    lines = [trained.train_epoch()]
+    state = trained.state()
+    trained = HeadTraining(config, data, ALONE)
+    trained.load(state)
     while not trained.ended:
         lines.append(trained.train_epoch())
     timeless = [

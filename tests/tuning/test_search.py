@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,66 +17,25 @@ from bintally.counting.checkpoint import read_checkpoint
 from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
+from tests.tuning.searches import SMALL, command, killed, rows, run, timeless, told
 from tuning.config import SearchConfig
-from tuning.results import read_trials
+from tuning.results import read_repeats, read_trials
 from tuning.search import search
 
-SMALL = ("--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "64")
-SPACE = """
-lr = {low = 0.001, high = 0.1, log = true}
-batch_size = [8, 16, 32]
-epochs = {low = 2, high = 4}
-head_width = 16
-"""
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("space") / "space.toml"
-    file.write_text(SPACE)
-    return file
-
-
-def command(shards: Path, output: Path, space: Path, *more: object) -> list[str]:
-    words = ["search", "--shards", shards, "--output", output, "--space", space, *SMALL, *more]
-    return [sys.executable, "-m", "tuning", *map(str, words)]
-
-
-def run(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
-    )
-
-
-def rows(output: Path) -> list[dict[str, str]]:
-    with (output / "results.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def told(output: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((output / "best.json").read_text())
-    return value
-
-
-WHEN_AND_WHERE = ("seconds", "node")
-
-
-def timeless(output: Path) -> list[dict[str, str]]:
-    """The table, without what differs between two searches that are the same."""
-    return [{k: v for k, v in row.items() if k not in WHEN_AND_WHERE} for row in rows(output)]
+SIX = ("--trials", "6", "--repeats", "1")
 
 
 @pytest.fixture(scope="module")
 def searched(shards: Path, space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of heads, to its end."""
     output = tmp_path_factory.mktemp("searched") / "search"
-    result = run(command(shards, output, space, "--trials", 6, "--concurrency", 2))
+    result = run(command(shards, output, space, *SIX))
     assert result.returncode == 0, result.stderr
     assert "report:" in result.stdout
+    assert re.search(
+        r"best: trial \d, validation accuracy 0\.\d+ ± 0\.\d+ over 2 seeds", result.stdout
+    )
+    assert re.search(r"overhead: \d+\.\d+ s a trial beside its training", result.stdout)
     return output
 
 
@@ -90,7 +46,17 @@ def test_a_search_ends_with_a_winner_that_is_a_run_like_any_other(searched: Path
     assert {trial.status for trial in trials} == {"finished"}
     for trial in trials:
         assert len(trial.history) == trial.parameters["epochs"], "every epoch is told"
-    top = max(trials, key=lambda trial: (trial.value or 0.0, -trial.number))
+    finalists = best["chosen"]["finalists"]
+    ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    assert sorted(one["number"] for one in finalists) == sorted(t.number for t in ranked[:3])
+    repeats = {trial.number: trial for trial in read_repeats(searched)}
+    for one in finalists:
+        assert one["values"] == [trials[one["number"]].value, repeats[one["number"]].value]
+    assert finalists[0]["mean"] == max(one["mean"] for one in finalists)
+    assert [(row["trial"], row["repeat"]) for row in rows(searched) if row["repeat"] != "0"] == [
+        (str(number), "1") for number in sorted(repeats)
+    ]
+    top = trials[finalists[0]["number"]]
     assert best["best"]["number"] == top.number
     winner = searched / "winner"
     checkpoint, _ = read_checkpoint(winner / "best.pt")
@@ -103,23 +69,16 @@ def test_a_search_ends_with_a_winner_that_is_a_run_like_any_other(searched: Path
     assert best["winner"]["test"] == test
     for file in ("report.html", "winner/report.html", "winner/test/report.html", "results.csv"):
         assert (searched / file).stat().st_size > 0
-    assert list((searched / "ray").rglob("events.out.tfevents.*")), "for TensorBoard"
+    assert list((searched / "tensorboard/0000").glob("events.out.tfevents.*"))
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_and_winner(
     searched: Path, shards: Path, space: Path, tmp_path: Path
 ) -> None:
-    """And a search that was killed, and resumed, is one that was not."""
-    words = command(shards, tmp_path, space, "--trials", 6, "--concurrency", 2)
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(
-        words, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while len(list((tmp_path / "trials").glob("*.json"))) < 2 and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    """One at a time, and a search that was killed, and resumed, is one that was not."""
+    words = command(shards, tmp_path, space, *SIX, "--concurrency", 1)
+    killed(words, tmp_path, 2)
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "trials").glob("*.json")}
     assert len(before) >= 2
     refused = run(words)
@@ -157,7 +116,7 @@ def test_a_finished_search_goes_on_with_more_trials(
     shards: Path, space: Path, tmp_path: Path
 ) -> None:
     """On another number at a time too; a better trial is the winner then, and an old one is not."""
-    result = run(command(shards, tmp_path, space, "--trials", 2, "--concurrency", 2))
+    result = run(command(shards, tmp_path, space, "--trials", 2, "--repeats", 0))
     assert result.returncode == 0, result.stderr
     first = timeless(tmp_path)
     winner = told(tmp_path)["best"]["number"]
@@ -165,8 +124,8 @@ def test_a_finished_search_goes_on_with_more_trials(
     for file in (tmp_path / "trials").glob("*.json"):
         trial = json.loads(file.read_text())
         file.write_text(json.dumps(trial | {"value": 0.0}))
-    words = command(shards, tmp_path, space, "--trials", 5, "--concurrency", 1, "--resume")
-    result = run(words)
+    words = command(shards, tmp_path, space, "--trials", 5, "--repeats", 0, "--resume")
+    result = run([*words, "--concurrency", "1"])
     assert result.returncode == 0, result.stderr
     assert [row["lr"] for row in timeless(tmp_path)[:2]] == [row["lr"] for row in first]
     best = told(tmp_path)["best"]
@@ -180,21 +139,22 @@ def test_a_finished_search_goes_on_with_more_trials(
 def test_a_trial_that_comes_to_nothing_is_marked_and_the_search_goes_on(
     shards: Path, tmp_path: Path, trainable: str
 ) -> None:
-    """Also where everything is trained, and trials that fall behind are ended."""
+    """Also where everything is trained; and those that fall behind wait, and are ended."""
     (tmp_path / "space.toml").write_text(
         'lr = [0.01, 1e30, 0.001]\noptimizer = "sgd"\nepochs = 3\nbatch_size = 16\n'
     )
     words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", trainable)
-    words += ["--algorithm", "grid", "--metric", "rmse", "--scheduler", "asha"]
-    result = run([*words, "--concurrency", "2"])
+    words += ["--algorithm", "grid", "--metric", "rmse", "--scheduler", "halving"]
+    result = run([*words, "--repeats", "0"])
     assert result.returncode == 0, result.stderr
-    table = rows(tmp_path / "out")
-    assert [row["status"] for row in table] == ["finished", "diverged", "finished"]
     best = told(tmp_path / "out")
     assert best["ended"] == "every combination was tried"
-    assert best["best"]["value"] == min(float(table[n]["rmse"]) for n in (0, 2))
     trials = read_trials(tmp_path / "out")
-    assert [len(trials[n].history) for n in (0, 2)] == [3, 3]
+    assert trials[1].status == "diverged"
+    first, other = sorted((0, 2), key=lambda n: trials[n].history[0]["validation"]["rmse"])
+    assert (trials[first].status, len(trials[first].history)) == ("finished", 3)
+    assert (trials[other].status, len(trials[other].history)) == ("stopped", 1)
+    assert best["best"]["number"] == first
     if trainable == "all":
         found = tmp_path / f"out/trials/{best['best']['number']:04d}"
         (one, _), (two, _) = (
@@ -305,29 +265,21 @@ def test_a_trial_of_two_workers_is_what_torchrun_trains_with_two(
     assert [line["epoch"] for line in trial.history] == [1, 2]
 
 
-@pytest.mark.slow
-def test_a_population_inherits_from_its_best(shards: Path, tmp_path: Path) -> None:
-    (tmp_path / "space.toml").write_text(
-        "lr = {low = 1e-7, high = 3e-3, log = true}\nepochs = 20\nbatch_size = 16\n"
-    )
-    words = command(shards, tmp_path / "out", tmp_path / "space.toml", "--trainable", "all")
-    words += ["--algorithm", "random", "--scheduler", "pbt", "--metric", "loss"]
-    words += ["--trials", "2"]
-    result = run(words)
-    assert result.returncode == 0, result.stderr
-    trials = read_trials(tmp_path / "out")
-    assert len(trials) == 2
-    assert all(trial.history[-1]["epoch"] == 20 for trial in trials)
-    # One of them has given up its own past for the other's, and goes on in its own way.
-    assert trials[0].history[0]["validation"] == trials[1].history[0]["validation"]
-    assert trials[0].history[-1]["lr"] != trials[1].history[-1]["lr"]
+def test_a_search_of_another_version_is_not_gone_on_with(shards: Path, tmp_path: Path) -> None:
+    config = SearchConfig(str(shards), tmp_path, resume=True, backbone="timm:test_resnet")
+    (tmp_path / "search.json").write_text('{"metric": "accuracy", "scheduler": "asha"}')
+    with pytest.raises(
+        UsageError, match=r"another version.*--warm-start .* to learn from it"
+    ) as told:
+        search(config)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"trials": 0}, "--trials 0: must be at least 1"),
-        ({"scheduler": "pbt"}, "--scheduler pbt: needs --trainable all"),
+        ({"repeats": -1}, "--repeats -1: must be at least 0"),
         ({"workers_per_trial": 2}, "--workers-per-trial 2: a head needs one process only"),
         ({"preset": "best"}, "--preset best: must be one of"),
         (

@@ -68,10 +68,7 @@ def test_a_mistake_is_named_with_its_place(text: str, told: str) -> None:
         ("lr = {low = 0.0, high = 0.1}", "--lr 0.0: must be above 0"),
         ('lr = [0.1]\noptimizer = "adem"', "--optimizer adem: must be one of adam, adamw, sgd"),
         ("freeze_epochs = [0, 1]", "--trainable head keeps the backbone frozen anyway"),
-        ("image_size = [64, 128]", "image_size cannot be searched on a frozen backbone"),
-        ('weights = ["none"]', "weights cannot be searched on a frozen backbone"),
-        ('precision = ["bf16", "fp32"]', "precision cannot be searched on a frozen backbone"),
-        ('lr = [0.1]\naugment = "light"\nepochs = 1', "--augment light: the features that heads"),
+        ("image_size = {low = 64, high = 128}", "image_size is a range, and each of its values"),
     ],
 )
 def test_values_that_a_training_would_refuse_are_refused_before_anything_starts(
@@ -85,12 +82,16 @@ def test_values_that_a_training_would_refuse_are_refused_before_anything_starts(
     assert "\n" not in str(error.value)
 
 
-def test_what_decides_features_is_searched_where_everything_is_trained(tmp_path: Path) -> None:
-    (tmp_path / "space.toml").write_text("image_size = [64, 128]\nweights = ['none', 'imagenet']")
-    config = SearchConfig(
-        "shards", tmp_path / "search", space=tmp_path / "space.toml", trainable="all"
+def test_what_decides_features_is_searched_as_a_list(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(
+        "image_size = [64, 128]\nweights = ['none', 'imagenet']\naugment = ['flip', 'light']\n"
+        "precision = ['fp32', 'bf16']\non_bad_sample = ['stop', 'skip']\n"
     )
-    config.check_space(config.read_space())
+    for trainable in ("head", "all"):
+        config = SearchConfig(
+            "shards", tmp_path / "search", space=tmp_path / "space.toml", trainable=trainable
+        )
+        config.check_space(config.read_space())
     SearchConfig("shards", tmp_path / "search").check_space(ORIGINAL)
 
 

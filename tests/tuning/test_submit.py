@@ -13,7 +13,7 @@ import pytest
 from bintally.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.ray_nodes import ray_cluster
-from tests.tuning.test_search import SMALL, SPACE
+from tests.tuning.searches import SMALL, SPACE
 from tuning.results import read_trials
 from tuning.submit import pack, stop
 

@@ -72,11 +72,13 @@ def fit_in_group(
     workers: int,
     resources: Mapping[str, float],
     to_report: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    until: int | None = None,
 ) -> None:
     """Runs `fit` in workers of the cluster that this process is connected to (Ray Train).
 
     `config` has absolute paths, and `resume`; `resources` are each worker's. In a trial of Ray
-    Tune, what `to_report` makes of every epoch's line is reported to it. Raises what `fit` does.
+    Tune, what `to_report` makes of every epoch's line is reported to it, and the run pauses after
+    the epoch `until`. Raises what `fit` does.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -89,6 +91,7 @@ def fit_in_group(
             "config": asdict(config),
             "cache": os.environ.get("BINTALLY_CACHE"),
             "to_report": to_report,
+            "until": until,
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=on_gpu, resources_per_worker=dict(resources)
@@ -117,9 +120,10 @@ def _work(settings: dict[str, Any]) -> None:
 
     use_cache(settings["cache"])
 
-    def report(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> bool:
         # Ray Train wants it of every worker, and takes the first one's.
         ray.train.report(settings["to_report"](line))
+        return bool(line["epoch"] == settings["until"])
 
     fit(FitConfig(**settings["config"]), report if settings["to_report"] else None)
 

@@ -2,7 +2,8 @@
 
 Contract: SageMaker Training Toolkit, "Environment variables". Channels are folders in
 `SM_CHANNEL_<NAME>`, hyperparameters a JSON object in `SM_HPS`, and what lies in
-/opt/ml/checkpoints is kept on S3 and brought back when a job on spot machines begins again.
+/opt/ml/checkpoints is kept on S3 and brought back when a job on spot machines begins again. In a
+container without that toolkit, `training.launch.sagemaker_container` makes the same of its files.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     # The console and other tools make texts of all values.
     value = {"true": True, "false": False, "null": None}.get(str(value).lower(), value)
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError):
+            value = json.loads(value)
     if value is None:
         return []
     if isinstance(value, bool):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bintally.terminal.pages import duration, fixed, percent, render_page
@@ -42,9 +43,9 @@ def render_search_report(
 ) -> str:
     """One HTML page, self-contained: no script, nothing fetched, and every value escaped.
 
-    `search` is what `best.json` holds, its `best` empty where no trial has a value; `space` has
-    for each parameter `low`, `high` and `log`, or `choices`; `importance` is PED-ANOVA's, a share
-    for each parameter, or empty.
+    `search` is what `best.json` holds, `best` and `chosen` None where no trial has a value; `space`
+    has for each parameter `low`, `high` and `log`, or `choices`; `importance` is PED-ANOVA's, a
+    share for each parameter, or empty.
     """
     metric = search["metric"]
     trials = sorted(trials, key=lambda trial: trial.number)
@@ -64,7 +65,8 @@ def render_search_report(
 
     filters: dict[str, Callable[..., object]] = {
         "duration": duration, "fixed": fixed, "percent": percent, "phrase": _phrase,
-        "show": show, "value": _value, "words": lambda name: name.replace("_", " "),
+        "show": show, "spread": partial(_spread, metric), "value": _value,
+        "words": lambda name: name.replace("_", " "),
     }  # fmt: skip
     scale = objective.scale
     return render_page(
@@ -97,7 +99,10 @@ def _bars(importance: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 
 def _time(search: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
-    names = {"features": "Features", "search": "Search", "winner": "Training the winner"}
+    names = {
+        "features": "Features", "search": "Search", "repeats": "Repeats of the best",
+        "winner": "Training the winner",
+    }  # fmt: skip
     parts = {name: search["seconds"].get(key) or 0.0 for key, name in names.items()}
     in_trials = sum(trial.seconds for trial in trials)
     searching = parts["Search"]
@@ -124,6 +129,13 @@ def _phrase(value: float | None, metric: str) -> str:
     unit = " items" if metric in ("rmse", "mae") else ""
     article = "an" if metric in ("rmse", "mae") else "a"
     return f"{article} {METRICS.get(metric, metric)} of {shown}{unit}"
+
+
+def _spread(metric: str, value: float | None) -> str:
+    """A standard error, in the metric's own unit."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} points" if metric in SHARES else fixed(value, 3)
 
 
 def _value(value: Any) -> str:

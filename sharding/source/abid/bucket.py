@@ -97,7 +97,7 @@ def read_abid(
     identity["sha256"] = _digest(sha256, table)
     place = pc.index_in(table["id"], ids).fill_null(-1).to_numpy()
     json = _Metadata(source, listed, aside, kept, end, place)
-    return SourceRows(table, json, identity, is_abid=True)
+    return SourceRows(table, json, identity, around_id=(f"{IMAGES}/", ".jpg"))
 
 
 def _named(listing: pa.Table, folder: str, suffix: str) -> tuple[pa.Table, pa.Table]:
@@ -141,7 +141,6 @@ def _pair(photos: pa.Table, metadata: pa.Table) -> pa.Table:
     complaints = pa.array([_unusable(id_) for id_ in ids.filter(odd).to_pylist()], pa.string())
     columns = {
         "id": ids,
-        "path": pc.if_else(no_photo, None, named(f"{IMAGES}/", ".jpg")),
         "bytes": photos["bytes"].take(of_photo),
         "version": photos["version"].take(of_photo),
         "status": pc.if_else(odd, "quarantined", status),

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.measure import family_memory_mib
-from tests.serving.conftest import Server
+from tests.serving.conftest import Client
 from tests.serving.http.floods import FLOODS
 from tests.serving.http.hostile import attacks, request, send_raw
 
@@ -29,7 +28,7 @@ def status(answer: bytes) -> int:
 class Bystander:
     """A client that goes on asking while others attack."""
 
-    def __init__(self, server: Server, photo: bytes) -> None:
+    def __init__(self, server: Client, photo: bytes) -> None:
         self._server, self._photo = server, photo
         self.statuses: list[int] = []
         self._over = threading.Event()
@@ -52,12 +51,12 @@ class Bystander:
 class Memory:
     """How much more memory a server and all of its processes take, at most, than before."""
 
-    def __init__(self, server: Server, photo: bytes) -> None:
+    def __init__(self, server: Client, photo: bytes) -> None:
         for _ in range(16):  # What the first photos take is not an attack's.
             server.post(photo)
-        self._pid = server.process.pid
+        self._server = server
         self._over = threading.Event()
-        self._before = self._most = family_memory_mib(self._pid)
+        self._before = self._most = server.memory_mib()
         self._thread = threading.Thread(target=self._look)
 
     @property
@@ -66,7 +65,7 @@ class Memory:
 
     def _look(self) -> None:
         while not self._over.wait(0.3):
-            self._most = max(self._most, family_memory_mib(self._pid))
+            self._most = max(self._most, self._server.memory_mib())
 
     def __enter__(self) -> Memory:
         self._thread.start()
@@ -77,7 +76,7 @@ class Memory:
         self._thread.join()
 
 
-def attack(server: Server, photos: list[bytes], number: int, seed: int) -> None:
+def attack(server: Client, photos: list[bytes], number: int, seed: int) -> None:
     with (
         Memory(server, photos[0]) as memory,
         Bystander(server, photos[0]) as bystander,
@@ -99,17 +98,17 @@ def attack(server: Server, photos: list[bytes], number: int, seed: int) -> None:
 
 
 def test_hostile_requests_are_refused_and_others_are_served(
-    server: Server, photos: list[bytes]
+    server: Client, photos: list[bytes]
 ) -> None:
     attack(server, photos, 270, seed=1)
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_requests(server: Server, photos: list[bytes]) -> None:
+def test_a_thousand_hostile_requests(server: Client, photos: list[bytes]) -> None:
     attack(server, photos, 1000, seed=2)
 
 
-def test_slow_requests_are_ended_and_others_are_served(server: Server, photos: list[bytes]) -> None:
+def test_slow_requests_are_ended_and_others_are_served(server: Client, photos: list[bytes]) -> None:
     whole = request(photos[0])
     cut = whole.index(b"\r\n\r\n") + 4
     head, body = whole[:cut], whole[cut:]
@@ -146,7 +145,7 @@ def descriptors() -> None:
     ],
 )
 def test_a_crowd_of_connections_gives_way_to_whoever_asks(
-    flood: str, server: Server, photos: list[bytes]
+    flood: str, server: Client, photos: list[bytes]
 ) -> None:
     with Memory(server, photos[0]) as memory, Bystander(server, photos[0]) as bystander:
         FLOODS[flood](server.port, photos, 2.0)
@@ -155,7 +154,7 @@ def test_a_crowd_of_connections_gives_way_to_whoever_asks(
     assert memory.grown_mib < MOST_GROWTH_MIB
 
 
-def test_photos_of_clients_that_left_are_given_up(server: Server, photos: list[bytes]) -> None:
+def test_photos_of_clients_that_left_are_given_up(server: Client, photos: list[bytes]) -> None:
     def metric(name: str) -> float:
         lines = server.get("/metrics").body.decode().splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
@@ -167,8 +166,8 @@ def test_photos_of_clients_that_left_are_given_up(server: Server, photos: list[b
             time.sleep(0.05)
         raise AssertionError("it never came to that")
 
-    (replica,) = server.replicas()
-    os.kill(replica, signal.SIGSTOP)
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGSTOP)
     try:
         crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
         for one in crowd:
@@ -176,15 +175,15 @@ def test_photos_of_clients_that_left_are_given_up(server: Server, photos: list[b
         wait_for(lambda: metric("bintally_queue_photos") > 0)
         for one in crowd:
             one.close()
-        # The replica could not have taken them.
+        # The worker could not have taken them.
         wait_for(lambda: metric("bintally_queue_photos") == 0)
         wait_for(lambda: metric("bintally_held_bytes") == 0)
     finally:
-        os.kill(replica, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
     assert server.post(photos[0]).status == 200
 
 
-def test_another_protocol_is_refused_by_name(server: Server, photos: list[bytes]) -> None:
+def test_another_protocol_is_refused_by_name(server: Client, photos: list[bytes]) -> None:
     for kind in ("websocket", "h2c"):
         more = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {kind}\r\n"
         answer = send_raw(server.port, request(photos[0], more=more), b"no HTTP at all")
@@ -193,7 +192,7 @@ def test_another_protocol_is_refused_by_name(server: Server, photos: list[bytes]
 
 
 def test_who_waits_for_100_continue_gets_it_unless_the_head_says_enough(
-    server: Server, photos: list[bytes]
+    server: Client, photos: list[bytes]
 ) -> None:
     expects = "Expect: 100-continue\r\nConnection: close\r\n"
     whole = request(photos[0], more=expects)
@@ -202,14 +201,14 @@ def test_who_waits_for_100_continue_gets_it_unless_the_head_says_enough(
     assert send_raw(server.port, head).startswith(b"HTTP/1.1 413 ")
 
 
-def test_what_is_sent_ahead_of_an_answer_is_not_read(server: Server, photos: list[bytes]) -> None:
+def test_what_is_sent_ahead_of_an_answer_is_not_read(server: Client, photos: list[bytes]) -> None:
     answer = send_raw(server.port, request(photos[0]) * 3)
     assert status(answer) == 200
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in answer.lower()
 
 
-def test_a_flood_is_asked_to_come_again(server: Server, photos: list[bytes]) -> None:
+def test_a_flood_is_asked_to_come_again(server: Client, photos: list[bytes]) -> None:
     form = b"".join(
         b'--b\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\n%b\r\n' % photo
         for photo in photos[:8]

@@ -42,6 +42,10 @@ def test_a_job_is_a_command_line() -> None:
         ({"profile": False, "compile": "True"}, ["--compile"]),
         ({"where": None, "cache": "null"}, []),
         ({"stop_on": ["overfit", "dead-relu"]}, ["--stop-on", "overfit", "dead-relu"]),
+        (
+            {"stop_on": '["overfit"]', "where": "[count"},
+            ["--stop-on", "overfit", "--where", "[count"],
+        ),
         ({"lr": 1e-05, "image-size": 96}, ["--lr", "1e-05", "--image-size", "96"]),
     ],
 )

@@ -75,7 +75,7 @@ def _search(trials: Sequence[Trial], **changes: Any) -> dict[str, Any]:
         **_metrics(0.347),
         "baseline": {"count": 3, "accuracy": 0.254, "rmse": 1.35, "mae": 1.06, "within_one": 0.68},
     }
-    search = {
+    search: dict[str, Any] = {
         "metric": "accuracy",
         "mode": "max",
         "algorithm": "optuna",
@@ -96,12 +96,22 @@ def _search(trials: Sequence[Trial], **changes: Any) -> dict[str, Any]:
             "value": best.value,
             "epoch": best.best["epoch"],
         },
+        "epochs": 1763,
+        "overhead_s": 0.25,
         "winner": {"validation": _metrics(0.355), "test": test} if best else None,
         "capstone": {"validation": _metrics(0.311)},
-        "seconds": {"features": 70.1, "search": 30.0, "winner": 9.0},
+        "seconds": {"features": 70.1, "search": 30.0, "repeats": 5.0, "winner": 9.0},
         "gpu_hours": 0.25,
     }
-    return search | changes
+    search |= changes
+    if (won := search["best"]) is not None:
+        found: list[dict[str, Any]] = [
+            {"values": [won["value"]] * 2, "mean": won["value"], "standard_error": 0.004},
+            {"values": [0.3, None], "mean": 0.3, "standard_error": None},
+        ]
+        numbered = [one | {"number": n} for one, n in zip(found, (won["number"], 99), strict=True)]
+        chosen = {"window": 5, "samples": 1080, "sampling_error": 0.0146, "finalists": numbered}
+    return {"chosen": chosen if won else None} | search
 
 
 def _render(
@@ -129,9 +139,9 @@ def _rows(html: str) -> list[str]:
 def test_lead_tells_the_winner_beside_baseline_and_preset(html: str) -> None:
     assert (
         "The best trial, 2, has lr 0.00104, batch size 128, epochs 34 ; on validation it gets "
-        "36.0% exactly right, the capstone preset 31.1% exactly right. Trained as found, it gets "
-        "34.7% exactly right on 1,080 test photos; always answering 3 would get 25.4% exactly "
-        "right."
+        "36.0% exactly right, the mean of 2 seeds, the capstone preset 31.1% exactly right. "
+        "Trained as found, it gets 34.7% exactly right on 1,080 test photos; always answering 3 "
+        "would get 25.4% exactly right."
     ) in Page(html).text
 
 
@@ -153,6 +163,24 @@ def test_every_trial_is_in_the_table_best_first_and_the_failed_told(html: str) -
         "1 0.00102 64 33 – – 0 1.2 node-a ✗ diverged: loss was NaN",
         "3 0.001061 32 35 – – 0 1.2 node-a ✗ out-of-memory: tried to allocate 2 GiB",
     ]
+
+
+def test_how_the_winner_was_chosen_is_told_with_its_uncertainty(html: str) -> None:
+    text = Page(html).text
+    assert "a trial counts by the best mean of 5 epochs in a row" in text
+    assert "The best 2 were trained again with other seeds" in text
+    assert (
+        "1,080 validation photos are a sample, too: by chance alone they are off by 1.5 points"
+        in text
+    )
+    assert "the best epoch of its training with the search’s own seed, 0." in text
+    assert "Trial seed 0 seed 1 mean standard error 2 ★ winner 36.0% 36.0% 36.0% 0.4 points" in text
+    assert "99 30.0% – 30.0% –" in text
+    alone = {"number": 2, "values": [0.36], "mean": 0.36, "standard_error": None}
+    chosen = {"window": 5, "samples": 9, "sampling_error": None, "finalists": [alone]}
+    text = Page(_render(chosen=chosen)).text
+    assert "with no other seed to confirm it" in text
+    assert "validation photos are a sample" not in text
 
 
 def test_plots_say_what_they_show(html: str) -> None:
@@ -190,8 +218,9 @@ def test_importance_is_told_in_order_and_what_it_is() -> None:
 
 def test_time_is_told() -> None:
     text = Page(_render(ended="no better trial in 8")).text
-    assert "Features 1 min 10 s Search 30 s Training the winner 9 s" in text
-    assert "In all 1 min 49 s Trials a minute 10.0 Within trials 6 s" in text
+    assert "Features 1 min 10 s Search 30 s Repeats of the best 5 s Training the winner 9 s" in text
+    assert "In all 1 min 54 s Trials a minute 10.0 Within trials 6 s" in text
+    assert "A trial beside its training 0.25 s Epochs, repeats included 1,763" in text
     assert "GPU-hours 0.25 Nodes node-a: 4 trials; node-b: 1 trial" in text
     assert "The search ended early: no better trial in 8." in text
 

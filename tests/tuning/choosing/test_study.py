@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuning.choosing.study import Study, importance
 from tuning.config import AlgorithmName
 from tuning.space import Choice, Range, Space
-from tuning.study import Study, importance
 
 SPACE = Space(
     {"lr": Range(0.001, 0.1, log=True, steps=5), "batch_size": Choice((32, 64, 128, 256))}, {}

@@ -3,8 +3,7 @@ gives the same trials however long each of them takes.
 
 With several trials at a time, what a sampler knows when it is asked depends on who came in first.
 Here it does not: trial n is drawn knowing the results of the trials up to n − `lag` and no others,
-and asking waits until they are there. `lag` is the number of trials at a time, so that with trials
-of about one length nobody waits for long.
+and asking waits until they are there. So `lag` is the most trials at a time that there can be.
 """
 
 from __future__ import annotations
@@ -70,9 +69,11 @@ class Study:
                 )
         self.num_learned = len(self._study.trials)
         """Of the earlier outcomes."""
-        self._grid = space.grid() if algorithm == "grid" else None
-        for point in self._grid or []:
+        grid = space.grid() if algorithm == "grid" else []
+        for point in grid:
             self._study.enqueue_trial(point)
+        self.most = len(grid) or None
+        """Trials of a grid."""
         self._lag, self._patience = lag, patience
         self._sign = -1.0 if lower_is_better else 1.0
         self._asked: list[int] = []
@@ -91,7 +92,7 @@ class Study:
     def exhausted(self) -> str:
         """Why there is nothing to ask any more, if there is not. Asked when `ready`."""
         self._learn()
-        if self._grid is not None and len(self._asked) >= len(self._grid):
+        if self.most is not None and len(self._asked) >= self.most:
             return "every combination was tried"
         if self._patience and self._told - 1 - self._best_at >= self._patience:
             return f"no better trial in {self._patience}"

@@ -1,0 +1,1 @@
+"""The processes that count, and what looks after them."""
