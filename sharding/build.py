@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from bintally.dataset.catalog import read_catalog
 from bintally.dataset.labels import Classes
@@ -37,7 +36,7 @@ from sharding.destination import (
     tidy,
 )
 from sharding.distribute import Distributor
-from sharding.finish import describe_shards, label_texts
+from sharding.finish import describe_shards, label_texts, refuse_useless
 from sharding.integrity import find_damaged
 from sharding.planning.groups import count_leaks
 from sharding.planning.growth import held_splits
@@ -228,7 +227,7 @@ def _write_shards(maker: _Maker, found: Found, plan: Plan) -> tuple[list[ShardRe
     ordered = [records[shard.path] for shard in plan.shards]
     if found.dataset is None and not any(record.shard.samples for record in ordered):
         tidy(lease)
-        _refuse_useless(maker.source, ordered)
+        refuse_useless(maker.source, ordered)
     return ordered, resumed
 
 
@@ -257,17 +256,6 @@ def _write_dataset(
     lease.check()
     return Result(
         dataset, table, plan.ids_not_found, plan.leaks, plan.leaks_at_random, resumed, False
-    )
-
-
-def _refuse_useless(source: Place, records: Sequence[ShardRecord]) -> NoReturn:
-    reasons = Counter(
-        reason for record in records for reason in record.photos["reason"].to_pylist() if reason
-    )
-    reason, number = reasons.most_common(1)[0]
-    raise WorkError(
-        f"{source}: none of the {reasons.total():,} photos can be sharded; of {number:,} the "
-        f"reason is: {reason}"
     )
 
 

@@ -6,11 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bintally.dataset.catalog import encode_catalog
 from bintally.dataset.labels import Classes, are_counts
 from bintally.dataset.manifest import CATALOG, SPLITS, Dataset, Shard, Split
+from bintally.errors import WorkError
+from bintally.storage.place import Place
 from sharding.card.card import make_cards
 from sharding.planning.growth import WRITTEN
 from sharding.planning.plan import Plan
@@ -19,7 +21,7 @@ from sharding.shard import ShardRecord, written_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LABEL_OF_NAMES", "describe_shards", "label_texts"]
+__all__ = ["LABEL_OF_NAMES", "describe_shards", "label_texts", "refuse_useless"]
 
 LABEL_OF_NAMES = "json:label"
 """Where a sample's label is if classes are names: its `.cls` holds a number, for other readers."""
@@ -33,6 +35,18 @@ def label_texts(table: pa.Table, classes: Classes) -> pa.Array:
     if are_counts(classes):
         return table["count"].cast(pa.string())
     return pc.index_in(table["label"], pa.array(classes)).cast(pa.string())
+
+
+def refuse_useless(source: Place, records: Sequence[ShardRecord]) -> NoReturn:
+    """Raises `WorkError` for shards that all have remained without samples."""
+    reasons = Counter(
+        reason for record in records for reason in record.photos["reason"].to_pylist() if reason
+    )
+    reason, number = reasons.most_common(1)[0]
+    raise WorkError(
+        f"{source}: none of the {reasons.total():,} photos can be sharded; of {number:,} the "
+        f"reason is: {reason}"
+    )
 
 
 def describe_shards(
