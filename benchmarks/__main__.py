@@ -199,6 +199,21 @@ class Scale:
 
 
 @dataclass
+class Resume:
+    """A run that is killed three times and resumed, beside one that is never interrupted.
+
+    Draws the curves of both, which lie on each other; exits with 1 where any number differs.
+    """
+
+    output: Annotated[Path, tyro.conf.arg(metavar="PNG")] = Path("docs/resume.png")
+
+    def run(self) -> int:
+        from benchmarks.training.resume import run
+
+        return run(output=self.output)
+
+
+@dataclass
 class Scaling:
     """What bounds each stage, from 10,000 photos on a laptop to a billion on a cluster: a model.
 
@@ -223,6 +238,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "all": Everything,
     "scale": Scale,
     "scaling": Scaling,
+    "resume": Resume,
     "readme": Readme,
 }
 

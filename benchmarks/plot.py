@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Spread
     from benchmarks.results import Report
 
-__all__ = ["publish", "write_plot"]
+__all__ = ["INK", "LINE", "MUTED", "PAPER", "publish", "write_plot"]
 
 PAPER, INK, MUTED, LINE = "#fdfcf9", "#1d1a16", "#696157", "#d9d1c3"
 AMBER, GREY = "#d99100", "#b9b2a6"

@@ -51,7 +51,9 @@ def wait_until(true: Callable[[], bool], job: Job, script: subprocess.Popen[byte
 def test_a_training_of_two_nodes_goes_on_after_its_time_limit_and_a_preemption(
     shards: Path, tmp_path: Path
 ) -> None:
-    config = settings(shards, tmp_path / "run", batch_size=4, epochs=6, checkpoint_every_steps=1)
+    config = settings(
+        shards, tmp_path / "run", batch_size=4, epochs=6, checkpoint_every_minutes=1e-9
+    )
     last = config.run / "last.pt"
 
     def position() -> tuple[int, int]:
