@@ -78,15 +78,12 @@ class Trainer(Callback):
         self.config = replace(config, lanes=self.order.lanes, window=self.order.window)
         self.model, self.preprocessing = self._build(earlier)
         self.precision = precision_type(config.precision, process.device)
+        of_features = BATCH_SIZE if config.uses_features else 0
         self.engine: Engine = make_engine(
             config.engine,
             self.preprocessing,
             process.device,
-            max(
-                self.order.largest_part,
-                config.eval_batch_size,
-                BATCH_SIZE if config.uses_features else 0,
-            ),
+            max(self.order.largest_part, config.eval_batch_size, of_features),
             half=self.precision != torch.float32,
             decode_threads=config.decode_threads,
         )

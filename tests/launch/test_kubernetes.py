@@ -54,7 +54,6 @@ def test_a_ray_service_has_the_form_that_kuberay_takes() -> None:
     jsonschema.validate(manifest(RAY_SERVICE_FILE), RAY_SERVICE)
 
 
-@pytest.mark.skipif(not SERVE_FILE.exists(), reason="no server on Ray yet")
 def test_a_ray_service_deploys_what_serving_does() -> None:
     """What `serve deploy` is given there, and tests/serving deploys."""
     config = yaml.safe_load(manifest(RAY_SERVICE_FILE)["spec"]["serveConfigV2"])
