@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from bintally.dataset.catalog import read_catalog
@@ -154,6 +156,8 @@ def build(
             raise UsageError(
                 f"{destination}: no complete dataset to append to; build it without --append first"
             )
+        # Numba takes half a second to import, while nothing is to be had but a listing.
+        Thread(target=import_module, args=["sharding.planning.loops"]).start()
         rows = read_source(
             source, options, distributor, connections, labels=labels, listing=listing
         )

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def plan(num_images: int, compiled: Path) -> Measurement:
     """
     os.environ["NUMBA_CACHE_DIR"] = str(compiled)
     prepare_arrow()
+    import_module("sharding.planning.loops")  # A build does it while it lists.
     source = invent_source(num_images)
     forget_peak()
     rows_mib = peak_memory_mib()
