@@ -289,18 +289,12 @@ def check(numbers: Numbers) -> list[Check]:
         "sharding/distant_server/latency_s"
     )
     cpu_per_s = num_cores / c.shard_cpu_s
-    folder = numbers.get("measured/folder_photos")
     checks = [
         Check("shards, a server beside it", cpu_per_s, numbers.get("sharding/ours/steady_per_s")),
         Check(
             "shards, a server 100 ms away",
             min(cpu_per_s, allowed),
             numbers.get("sharding/distant_server/photos_per_s"),
-        ),
-        Check(
-            "shards of 100,000 photos in a folder",
-            folder / (folder / cpu_per_s + c.driver_start_s + folder * c.driver_s),
-            folder / numbers.get("measured/folder_s"),
         ),
         Check(
             "loader, CPU engine",

@@ -246,7 +246,8 @@ def grow(
         "start_s": planned_s[0] - s_per_million * million[0],
         "s_per_million": s_per_million + (alone_s - planned_s[0]) / million[0],
         "start_mib": mib[0] - mib_per_million * million[0],
-        "mib_per_million": mib_per_million + (driver["peak_memory_mib"] - mib[0]) / million[0],
+        "mib_per_million": mib_per_million
+        + max(0.0, driver["peak_memory_mib"] - mib[0]) / million[0],
     }
 
 
