@@ -15,12 +15,11 @@ venv: $(READY)  ## make .venv with the versions of constraints.txt (once, and ag
 
 # The stamp is written last, so an interrupted installation is taken up again. By a path (compat):
 # a script beside this folder would take the folder itself, if it is called bintally, for the package.
-# --no-compile: what is imported is compiled then, a small part of it all.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bintally needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
 	@echo "making .venv (about 7 GB with CUDA, a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## render a bucket, shard it from a local S3 server, train, evaluate, predict, report
