@@ -144,19 +144,27 @@ def test_an_append_killed_anywhere_goes_on_to_the_same_bytes(
     make(grown, tmp_path / "before")
     take(bucket, grown, halves[1])
     shutil.copytree(tmp_path / "before", tmp_path / "whole")
-    make(grown, tmp_path / "whole", append=True)
-    whole = contents(tmp_path / "whole")
     words = ["build", "--source", str(grown), "--shard-samples", "20", "--workers", "1", "--append"]
+
+    def append(folder: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "sharding", *words, "--output", str(folder)]
+        return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+
+    began = time.monotonic()
+    assert append(tmp_path / "whole").wait() == 0
+    whole_s = time.monotonic() - began
+    whole = contents(tmp_path / "whole")
     killed = 0
     for attempt in range(10):
         folder = tmp_path / f"killed-{attempt}"
         shutil.copytree(tmp_path / "before", folder)
-        command = [sys.executable, "-m", "sharding", *words, "--output", str(folder)]
-        process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
-        time.sleep(draw.uniform(1.0, 4.0))
-        killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process = append(folder)
+        try:
+            process.wait(whole_s * draw.uniform(0.2, 1.0))
+        except subprocess.TimeoutExpired:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         assert read_dataset(folder).shards, "it is a dataset all the time"
         make(grown, folder, append=True)
         assert contents(folder) == whole
